@@ -1,0 +1,51 @@
+"""Pellucid: explanations you can check.
+
+`explain(model, inputs, target, method=...)` says which inputs moved a prediction of a PyTorch model, and with every
+answer how far it can be trusted. `pellucid.captum` holds the same methods under Captum's names.
+"""
+
+from .errors import (
+    FileError,
+    InputError,
+    MissingExtra,
+    OptionError,
+    OutputError,
+    PellucidError,
+    PellucidWarning,
+    TargetError,
+    UntrustedResult,
+)
+from .explain import explain, explain_each
+from .explanation import Check, Cost, Display, Explanation, Found, Provenance
+from .methods import METHODS
+from .target import target
+from .task import Sample, Task
+from .view import View, at_input
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Check",
+    "Cost",
+    "Display",
+    "Explanation",
+    "FileError",
+    "Found",
+    "InputError",
+    "MissingExtra",
+    "OptionError",
+    "OutputError",
+    "PellucidError",
+    "PellucidWarning",
+    "Provenance",
+    "Sample",
+    "TargetError",
+    "Task",
+    "UntrustedResult",
+    "View",
+    "at_input",
+    "explain",
+    "explain_each",
+    "target",
+]

@@ -1,0 +1,348 @@
+"""How many points reach the model: in calls of a size found here, counted, shown as progress, halved when memory ends.
+
+Two verbs touch the model, `view.score` and `gradients`; `Run` wraps both and nothing else does. A method describes its
+points lazily, `points(examples, steps) -> tensors (steps, b, ...)`, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from .errors import OutputError, TargetError
+from .explanation import Check
+from .inputs import Tensors
+from .model import undisturbed
+from .view import InputView, View, gradients, stacked
+
+__all__ = ["Ends", "Part", "Points", "Run"]
+
+Points = Callable[[slice, slice], Tensors]
+
+# Activations of one call on a CPU: beyond this, larger calls only leave the caches (measured: performance page).
+CPU_BUDGET = 160 * 2**20
+GPU_SHARE = 0.4
+# Rough activations per byte of input, where a call is too small to be worth measuring.
+USUAL_GROWTH = 64
+BYTES_PER_TOKEN = 2**18
+PROGRESS_AFTER = 2.0
+
+
+class Part(NamedTuple):
+    """What one call found: for these examples and steps, the scores `(T, steps, b)` and gradients `(T, steps, b, ...)`."""
+
+    examples: slice
+    steps: slice
+    scores: Tensor
+    gradients: Tensors
+
+
+class Ends(NamedTuple):
+    """A view whose examples may or may not share calls (`view.at_once`), and its scores `(T, B)` here and elsewhere."""
+
+    view: View
+    here: Tensor
+    there: Tensor
+
+
+@dataclass
+class Run:
+    """One use of a model: the limits it is under, and what it has cost so far.
+
+    Args:
+        at_most: examples per call at most; None: found from the bytes of activations that an example costs.
+        progress: show a progress bar; None: only when the work takes longer than two seconds.
+    """
+
+    at_most: int | None = None
+    progress: bool | None = None
+    forwards: int = 0
+    backwards: int = 0
+    calls: int = 0
+    alone: bool = False
+
+    def output(self, view: InputView) -> Any:
+        """Whatever the model returns for the features."""
+        with undisturbed(view.roots), torch.no_grad():
+            self._count(view.features)
+            return view.call(tuple(f.clone() for f in view.features))
+
+    def checks(self) -> Iterator[Check]:
+        """What was noticed about the model while it ran."""
+        if self.alone:
+            yield Check("batching", True, "examples do not score the same in one call as alone, so every point had a call of its own")
+
+    def scores(self, view: View, count: int, points: Points, label: str = "") -> Tensor:
+        """The scores at `count` points, `(T, count, B)`; `(T, count, 1)` of a model with one score for a whole batch."""
+        view = self._ready(view, count)
+        found: list[Tensor] = []
+
+        def keep(part: Part) -> None:
+            width = view.size if part.scores.shape[2] == len(range(view.size)[part.examples]) else 1
+            if not found:
+                found.append(part.scores.new_empty(len(part.scores), count, width))
+            found[0][:, part.steps, part.examples if width > 1 else slice(None)] = part.scores
+
+        self._each(view, count, points, self._score, keep, label)
+        return found[0]
+
+    def gradients(self, view: View, count: int, points: Points, fold: Callable[[Part], None], label: str = "") -> None:
+        """Give `fold` the scores and gradients at `count` points, part by part."""
+        self._each(self._ready(view, count), count, points, self._gradient, fold, label)
+
+    def here(self, view: View) -> Tensor:
+        """The scores `(T, B)` at the view's own features, in one call."""
+        with undisturbed(view.roots):
+            return self._score(view, view.features)[0]
+
+    def settle(self, view: View, other: Tensors) -> Ends:
+        """Find how examples may share a call, and score the features and one other point on the way.
+
+        Examples may share a call if the model gives them the scores they have alone. That is tried, under each reading
+        of the additional arguments, on the features stacked with the other point. Otherwise every point has its own
+        call: right for graphs, for models whose examples see each other, and for those with one score for a batch.
+        """
+        with undisturbed(view.roots):
+            alone, _ = self._score(view, view.features)
+            if view.at_once is None:
+                pair = tuple(torch.cat(ends) for ends in zip(view.features, other, strict=True))
+                for reading in view.readings() if alone.shape[1] == view.size else ():
+                    both = self._try(reading, pair)
+                    if both is not None and both.shape[1] == 2 * view.size and _same(both[:, : view.size], alone):
+                        return Ends(_known(reading, True), alone, both[:, view.size :])
+                view, self.alone = _known(view, False), True
+            return Ends(view, alone, self._score(view, other)[0])
+
+    def _ready(self, view: View, count: int) -> View:
+        """The view with `at_once` known, if it matters."""
+        if view.at_once is not None:
+            return view
+        if count > 1:
+            return self.settle(view, tuple(f.flip(0) for f in view.features)).view
+        return self._divided(view) if self._large(view) else view
+
+    def _large(self, view: View) -> bool:
+        if self.at_most is not None:
+            return view.size > self.at_most
+        return view.size > 1 and _bytes(view.features) * USUAL_GROWTH > _budget(view.features[0].device)
+
+    def _divided(self, view: View) -> View:
+        """The view under a reading in which a part of the batch scores as it does within a larger part."""
+        few, more = slice(0, max(1, min(2, view.size // 2))), slice(0, min(4, view.size))
+        with undisturbed(view.roots):
+            for reading in view.readings():
+                parts = [self._try(part, part.features) for part in (reading.examples(few), reading.examples(more))]
+                if parts[0] is not None and parts[1] is not None and _same(parts[0], parts[1][:, few]):
+                    return _known(reading, True)
+        self.alone = True
+        return _known(view, False)
+
+    def _try(self, view: View, points: Tensors) -> Tensor | None:
+        try:
+            return self._score(view, points)[0]
+        except (OutputError, RuntimeError, ValueError, IndexError, TypeError) as error:
+            if _is_memory(error) or isinstance(error, TargetError):
+                raise
+            return None  # the model itself refuses this reading
+
+    def _each(self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str) -> None:
+        """All steps of all examples, in blocks as large as the limit allows; the limit halves when memory ends."""
+        work = _Work(points, verb, keep, self._rows(view))
+        try:
+            with undisturbed(view.roots), Bar(count * view.size, label, self.progress) as bar:
+                for examples, steps in work.blocks(view, count):
+                    work.do(view, examples, steps)
+                    bar.update((steps.stop - steps.start) * (examples.stop - examples.start))
+        except (RuntimeError, MemoryError) as error:
+            if view.at_once is not None or not _is_memory(error):
+                raise
+            _release()  # one call for all examples was too much, and whether they can be divided is not known yet
+            self._each(self._divided(view), count, points, verb, keep, label)
+
+    def _rows(self, view: View) -> int:
+        """Examples per call."""
+        if self.at_most is not None:
+            return max(1, self.at_most)
+        if view.at_once is None:
+            return view.size
+        if not view.at_once:
+            return 1
+        return max(1, _budget(view.features[0].device) // max(1, _row_bytes(view)))
+
+    def _score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
+        self._count(points)
+        with torch.no_grad():
+            return view.score(points), ()
+
+    def _gradient(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
+        self._count(points)
+        scores, found = gradients(view, points)
+        self.backwards += len(points[0]) * len(scores)
+        return scores, found
+
+    def _count(self, points: Tensors) -> None:
+        self.calls += 1
+        self.forwards += len(points[0])
+
+
+Verb = Callable[[View, Tensors], tuple[Tensor, Tensors]]
+
+
+@dataclass
+class _Work:
+    """What is done at every block of examples x steps, and how many examples may share a call."""
+
+    points: Points
+    verb: Verb
+    keep: Callable[[Part], None]
+    limit: int
+
+    def blocks(self, view: View, count: int) -> Iterator[tuple[slice, slice]]:
+        """Blocks of examples x runs of steps of at most `limit` examples; the limit may shrink on the way."""
+        start = 0
+        while start < view.size:
+            stop = view.size if not view.at_once else min(start + self.limit, view.size)
+            step = 0
+            while step < count:
+                end = min(step + max(1, self.limit // (stop - start)), count)
+                yield slice(start, stop), slice(step, end)
+                step = end
+            start = stop
+
+    def do(self, view: View, examples: slice, steps: slice) -> None:
+        """One block; in halves if it does not fit into memory."""
+        block = view.examples(examples)
+        try:
+            scores, grads = self.verb(block, stacked(self.points(examples, steps)))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_memory(error):
+                raise
+            smaller = _halves(view, examples, steps)
+            if not smaller:
+                error.add_note("pellucid already went down to a single point of a single example that can be explained alone")
+                raise
+        else:
+            shape = (steps.stop - steps.start, -1)
+            self.keep(Part(examples, steps, scores.unflatten(1, shape), tuple(g.unflatten(1, shape) for g in grads)))
+            return
+        _release()
+        self.limit = max(1, self.limit // 2)
+        for half in smaller:
+            self.do(view, *half)
+
+
+def _halves(view: View, examples: slice, steps: slice) -> list[tuple[slice, slice]]:
+    if steps.stop - steps.start > 1:
+        return [(examples, half) for half in _split(steps)]
+    return [(half, steps) for half in _split(examples)] if view.at_once and examples.stop - examples.start > 1 else []
+
+
+def _split(whole: slice) -> tuple[slice, slice]:
+    middle = (whole.start + whole.stop) // 2
+    return slice(whole.start, middle), slice(middle, whole.stop)
+
+
+def _is_memory(error: BaseException) -> bool:
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _known(view: Any, at_once: bool) -> Any:
+    return replace(view, at_once=at_once)
+
+
+def _same(found: Tensor, alone: Tensor) -> bool:
+    """Equal up to the rounding that another batch size brings."""
+    tolerance = 4 * math.sqrt(torch.finfo(alone.dtype).eps) if alone.is_floating_point() else 0.0
+    scale = float(alone.abs().max().nan_to_num(posinf=0.0))
+    return torch.allclose(found, alone, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _budget(device: torch.device) -> int:
+    """Bytes of activations that one call may hold."""
+    if device.type != "cuda":
+        return CPU_BUDGET
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(GPU_SHARE * (free + unused))
+
+
+_measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
+
+
+def _row_bytes(view: View) -> int:
+    """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need."""
+    one = view.examples(slice(0, 1))
+    key = tuple((tuple(f.shape), f.dtype, f.device) for f in one.features)
+    known = _measured.setdefault(view.roots[0], {}) if view.roots else {}
+    if key not in known:
+        known[key] = 3 * _bytes(one.features) + _saved_bytes(one)
+    return known[key]
+
+
+def _saved_bytes(one: View) -> int:
+    """The bytes of what autograd keeps for the gradient of one example, without what belongs to the model."""
+    if not all(f.is_floating_point() for f in one.features):
+        return sum(f.numel() for f in one.features) * BYTES_PER_TOKEN
+    own = {p.untyped_storage().data_ptr() for root in one.roots for p in root.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        scores = one.score(tuple(f.clone().requires_grad_() for f in one.features))
+    del scores
+    return sum(kept.values())
+
+
+class Bar:
+    """A tqdm bar that appears only when the work turns out to be long (or was asked for)."""
+
+    def __init__(self, total: int, label: str = "", wanted: bool | None = None) -> None:
+        self.total, self.label, self.wanted = total, label, wanted
+        self._done, self._start, self._bar = 0, time.perf_counter(), None
+
+    def __enter__(self) -> Bar:
+        if self.wanted:
+            self._show()
+        return self
+
+    def update(self, done: int) -> None:
+        """Some more of the work is done."""
+        self._done += done
+        if self._bar is not None:
+            self._bar.update(done)
+        elif self.wanted is None and self._done < self.total and time.perf_counter() - self._start > PROGRESS_AFTER:
+            self._show()
+
+    def _show(self) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar: Any = tqdm(total=self.total, initial=self._done, desc=self.label or None, unit="pass", leave=bool(self.wanted))
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,225 @@
+"""The door: `explain(model, inputs, target, method=...)` gives an `Explanation` with everything that was checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .batch import Run
+from .errors import OptionError, UntrustedResult
+from .explanation import Check, Cost, Display, Explanation, Found
+from .inputs import Tensors, as_tensors
+from .memory import Peak
+from .methods import Asked, find
+from .target import PerExample, Pick, Several, resolve
+from .task import Kind
+from .trust import health_of, provenance_of
+from .view import InputView, at_input
+
+__all__ = ["explain", "explain_each"]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What `explain` was asked, but for the method's own options."""
+
+    model: Callable[..., Any]
+    inputs: Any
+    target: Any
+    method: str
+    baselines: Any = None
+    args: Any = ()
+    kwargs: Mapping[str, Any] | None = None
+    classes: Sequence[str] = ()
+    names: Sequence[str] = ()
+    kind: Kind | None = None
+    picture: Any = None
+    seed: int | None = None
+    strict: bool = False
+    at_most: int | None = None
+    progress: bool | None = None
+
+
+def explain(
+    model: Callable[..., Any],
+    inputs: Tensor | Sequence[Tensor],
+    target: Any = None,
+    method: str = "integrated_gradients",
+    *,
+    baselines: Any = None,
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
+    names: Sequence[str] = (),
+    kind: Kind | None = None,
+    picture: Any = None,
+    seed: int | None = None,
+    strict: bool = False,
+    at_most: int | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Explanation:
+    """Explain a batch of predictions, and check the explanation.
+
+    Args:
+        model: a module or any callable of tensors; afterwards it is as it was.
+        inputs: `(B, ...)`, or a tuple of such; what is attributed.
+        target: which output: int, tuple, tensor or list (one per example), class name, `"cat - dog"`, an expression
+            (`target("cat") - target("dog")`), a function of the output. None: the output if it is one number per
+            example, else the predicted class of each example, and `health` says so.
+        method: a name in `pellucid.METHODS`; Captum's class names are understood too.
+        baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
+            example, a tuple of these; for gradient_shap a distribution `(N, ...)` or a function that returns one.
+        args: what the model gets after the inputs, not attributed: a tuple, or a single argument.
+        kwargs: what it gets by keyword.
+        classes: names of the classes.
+        names: names of the columns of a table, or the tokens of a text, for pictures.
+        kind: how to draw (image, table, text, series, tensor); found from the shape if not said.
+        picture: the (first) example as a person sees it, `(H, W)` or `(H, W, 3)` uint8; images only.
+        seed: for random methods; None derives one from torch's random state without moving it.
+        strict: raise where a health check fails, or where the target had to be guessed.
+        at_most: examples per call of the model; None finds the number from the memory that an example takes.
+        progress: a progress bar; None shows one when the work takes longer than two seconds.
+        options: the method's own.
+
+    Raises:
+        InputError: inputs, baselines or arguments that do not fit.
+        TargetError: a target that the output does not have.
+        OutputError: a model that returns something that cannot be scored.
+        OptionError: an unknown method or option.
+        UntrustedResult: `strict`, and a check that failed.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> explanation = explain(net, torch.randn(2, 4), target=1, steps=20)
+    >>> explanation.attribution.shape, explanation.cost.backwards
+    (torch.Size([2, 4]), 40)
+    """
+    question = Question(
+        model, inputs, target, method, baselines, args, kwargs, classes, names, kind, picture, seed, strict, at_most, progress
+    )  # fmt: skip
+    return _answers(question, options)[0]
+
+
+def explain_each(
+    model: Callable[..., Any],
+    inputs: Tensor | Sequence[Tensor],
+    targets: Sequence[Any],
+    method: str = "integrated_gradients",
+    **options: Any,
+) -> list[Explanation]:
+    """Explain several targets of the same examples from the same forward passes: one explanation for each target.
+
+    Takes what `explain` takes, with a sequence of targets instead of one.
+
+    >>> import torch
+    >>> net = torch.nn.Linear(4, 3)
+    >>> [e.target for e in explain_each(net, torch.randn(2, 4), [0, 2], "saliency")]
+    ['output 0', 'output 2']
+    """
+    if not len(targets):
+        raise OptionError("targets is empty; give at least one")
+    size = len(as_tensors(inputs)[0])
+    picks = Several(tuple(resolve(target, size, options.get("classes", ())) for target in targets))
+    known = {field.name: options.pop(field.name) for field in fields(Question) if field.name in options}
+    return _answers(Question(model, inputs, picks, method, **known), options)
+
+
+def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation]:
+    """One explanation for each target of the question."""
+    name, method = find(question.method, options)
+    run, start = Run(question.at_most, question.progress), time.perf_counter()
+    view = at_input(question.model, question.inputs, question.target, question.args, question.kwargs, question.classes)
+    peak = Peak(view.features[0].device)
+    prediction = _predicted(view, question, run)
+    view = replace(view, pick=prediction.pick)
+    found = method(Asked(view, question.baselines, question.seed, run), **options)
+    cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
+    picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
+    common = Explanation(
+        attributions=(), features=view.features, scores=found.scores, method=name, target="", options=_words(options), baselines=found.baselines,
+        predictions=prediction.classes, confidences=prediction.confidences, cost=cost,
+        provenance=provenance_of(question.model, view.roots, view.features, found.seed), display=_display(question, view.features),
+    )  # fmt: skip
+    explanations = [_of_target(common, view, found.of_target(i), pick, prediction.check, run) for i, pick in enumerate(picks)]
+    if question.strict:
+        for explanation in explanations:
+            _refuse(explanation)
+    return explanations
+
+
+def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, chosen: Check, run: Run) -> Explanation:
+    return replace(
+        common,
+        attributions=tuple(v[0] for v in found.values),
+        scores=found.scores[0],
+        baseline_scores=None if found.baseline_scores is None else found.baseline_scores[0],
+        target=str(pick),
+        health=(replace(chosen, message=chosen.message.format(pick)), *run.checks(), *health_of(view, found)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """What the model says about the inputs: class and probability of each example if it has classes; and the target."""
+
+    pick: Pick
+    check: Check
+    classes: Tensor | None = None
+    confidences: Tensor | None = None
+
+
+def _predicted(view: InputView, question: Question, run: Run) -> _Prediction:
+    output = run.output(view)
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2 or not output.is_floating_point():
+        return _Prediction(view.pick, Check("target", True, "explained: {}"))
+    best = output.argmax(1)
+    chance = output if _is_distribution(output) else output.softmax(1)
+    confidences = chance.gather(1, best[:, None])[:, 0]
+    if question.target is not None:
+        return _Prediction(view.pick, Check("target", True, "explained: {}"), best, confidences)
+    indices = [int(b) for b in best]
+    guessed = resolve(indices[0], view.size, question.classes) if len(set(indices)) == 1 else PerExample(tuple((i,) for i in indices))
+    check = Check("target", True, "no target was given, so the predicted class is explained: {}", guessed=True)
+    return _Prediction(guessed, check, best, confidences)
+
+
+def _is_distribution(output: Tensor) -> bool:
+    return bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3)
+
+
+def _refuse(explanation: Explanation) -> None:
+    doubts = [f"{check.name}: {check.message}" for check in explanation.health if not check.passed or check.guessed]
+    if doubts:
+        raise UntrustedResult(f"{explanation.method} with strict=True: " + "; ".join(doubts))
+
+
+def _display(question: Question, features: Tensors) -> Display:
+    picture = None if question.picture is None else np.asarray(question.picture)
+    return Display(question.kind or _kind(features, question.names), tuple(question.names), tuple(question.classes), picture)
+
+
+def _kind(features: Tensors, names: Sequence[str]) -> Kind:
+    """How to draw: by the shape of the first input."""
+    first = features[0]
+    if first.dim() == 4 and first.shape[1] in (1, 3):
+        return "image"
+    if first.dim() == 3 and len(names) == first.shape[1]:
+        return "text"
+    return {2: "table", 3: "series"}.get(first.dim(), "tensor")  # type: ignore[return-value]
+
+
+def _words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they can be written to a file."""
+    plain = (str, int, float, bool, type(None))
+    return {name: value if isinstance(value, plain) else _brief(value) for name, value in options.items()}
+
+
+def _brief(value: Any) -> str:
+    return f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)

@@ -1,0 +1,98 @@
+"""The methods by name, each with its own options, as `explain` and the command line ask for them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from .batch import Run
+from .errors import OptionError
+from .explanation import Found
+from .gradient import expected_gradients, gradient, input_x_gradient, integrated_gradients, noise_tunnel, saliency
+from .inputs import draws, expanded
+from .perturb import feature_ablation, groups_of
+from .view import View
+
+__all__ = ["METHODS", "Asked", "Method", "find"]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What every method is asked with."""
+
+    view: View
+    baselines: Any = None
+    seed: int | None = None
+    run: Run = field(default_factory=Run)
+
+
+Method = Callable[..., Found]
+
+
+def _integrated_gradients(
+    asked: Asked, *, steps: int = 50, rule: str = "gausslegendre", tolerance: float | None = None, multiply: bool = True
+) -> Found:
+    references = expanded(asked.view.features, asked.baselines)
+    return integrated_gradients(asked.view, references, steps, rule, tolerance, multiply, asked.run)
+
+
+def _expected_gradients(asked: Asked, *, samples: int = 50, stdev: float | Sequence[float] = 0.0, multiply: bool = True) -> Found:
+    references = draws(asked.view.features, asked.baselines)
+    return expected_gradients(asked.view, references, samples, stdev, multiply, asked.seed, run=asked.run)
+
+
+def _noise(kind: str) -> Method:
+    def method(asked: Asked, *, samples: int = 25, stdev: float | Sequence[float] = 0.15, relative: bool = True, of: str = "gradient") -> Found:
+        name, inner = find(of, {})
+        if name in RANDOM:
+            raise OptionError(f"of={of!r} is random itself; average over one source of noise at a time: use one of {sorted(set(METHODS) - RANDOM)}")
+        ask = Asked(asked.view, asked.baselines, asked.seed, asked.run)
+        return noise_tunnel(
+            asked.view, lambda view, run: inner(replace(ask, view=view, run=run)), samples, stdev, kind, relative, asked.seed, asked.run
+        )
+
+    return method
+
+
+def _feature_ablation(asked: Asked, *, feature_mask: Tensor | Sequence[Tensor | None] | None = None) -> Found:
+    features = asked.view.features
+    return feature_ablation(asked.view, expanded(features, asked.baselines), groups_of(features, feature_mask), asked.run)
+
+
+METHODS: dict[str, Method] = {
+    "gradient": lambda asked: gradient(asked.view, asked.run),
+    "saliency": lambda asked: saliency(asked.view, asked.run),
+    "input_x_gradient": lambda asked: input_x_gradient(asked.view, asked.run),
+    "integrated_gradients": _integrated_gradients,
+    "gradient_shap": _expected_gradients,
+    "smoothgrad": _noise("smoothgrad"),
+    "smoothgrad_sq": _noise("smoothgrad_sq"),
+    "vargrad": _noise("vargrad"),
+    "feature_ablation": _feature_ablation,
+}
+RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
+OTHER_NAMES = {"expectedgradients": "gradient_shap", "ablation": "feature_ablation", "noisetunnel": "smoothgrad", "ig": "integrated_gradients"}
+
+
+def find(name: str, options: Mapping[str, Any]) -> tuple[str, Method]:
+    """The method's own name and the method; Captum's class names are understood.
+
+    Raises:
+        OptionError: no such method, or an option that it does not have.
+    """
+    plain = re.sub(r"[^a-z]", "", str(name).lower())
+    known = {re.sub(r"[^a-z]", "", own): own for own in METHODS} | OTHER_NAMES
+    if plain not in known:
+        raise OptionError(f"unknown method {name!r}; the methods are {', '.join(METHODS)}")
+    method = METHODS[known[plain]]
+    takes = [p for p in inspect.signature(method).parameters if p != "asked"]
+    for option in options:
+        if option not in takes:
+            has = f"its options are {', '.join(takes)}" if takes else "it has no options of its own"
+            raise OptionError(f"{known[plain]} has no option {option!r}; {has}")
+    return known[plain], method

@@ -1,0 +1,101 @@
+"""The user's model: which modules a callable reaches, and how they are left as they were."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["in_train_mode", "modules_of", "undisturbed"]
+
+
+def modules_of(forward: Callable[..., Any]) -> tuple[nn.Module, ...]:
+    """The modules that a callable runs: itself, what it is bound to, what it closes over or names globally.
+
+    A function that finds its model some other way (in a dictionary, say) gives none: its parameters then take part in
+    the graph as usual, and its mode is not checked.
+    """
+    if isinstance(forward, nn.Module):
+        return (forward,)
+    if isinstance(forward, functools.partial):
+        return _unique(modules_of(forward.func) + _modules((*forward.args, *forward.keywords.values())))
+    owner = getattr(forward, "__self__", None)
+    function = getattr(forward, "__func__", forward)
+    cells = (_content(cell) for cell in getattr(function, "__closure__", None) or ())
+    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    known = getattr(function, "__globals__", {})
+    return _unique(_modules((owner, *cells, *(known.get(name) for name in names))))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that the enclosing function has not bound yet
+        return None
+
+
+def _modules(values: tuple[Any, ...]) -> tuple[nn.Module, ...]:
+    """Modules among the values, and those that bound methods among them belong to."""
+    owners = (v if isinstance(v, nn.Module) else getattr(v, "__self__", None) for v in values)
+    return tuple(owner for owner in owners if isinstance(owner, nn.Module))
+
+
+def _unique(modules: tuple[nn.Module, ...]) -> tuple[nn.Module, ...]:
+    return tuple(dict.fromkeys(modules))
+
+
+def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
+    """The layers that behave otherwise in training (dropout, normalisation by batch statistics) and are in that mode."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
+    return [
+        name or type(layer).__name__
+        for root in roots
+        for name, layer in root.named_modules()
+        if layer.training and isinstance(layer, kinds) and _acts(layer)
+    ]
+
+
+def _acts(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.RNNBase):
+        return bool(layer.dropout > 0 and layer.num_layers > 1)
+    return not isinstance(layer, nn.modules.dropout._DropoutNd) or layer.p > 0
+
+
+@contextmanager
+def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
+    """While the block runs, parameters need no gradient; afterwards they, the buffers and the RNG are as before.
+
+    Frozen parameters cost no saved activations, and a model in train mode may move its statistics: they are put back.
+    """
+    frozen: list[Tensor] = []
+    buffers: list[tuple[Tensor, Tensor]] = []
+    for module in itertools.chain.from_iterable(root.modules() for root in roots):
+        frozen += [p for p in module.parameters(recurse=False) if p.requires_grad]
+        if module.training:
+            buffers += [(b, b.detach().clone()) for b in module.buffers(recurse=False)]
+    cpu, cuda = torch.get_rng_state(), _cuda_rng(roots)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        torch.set_rng_state(cpu)
+        for device, state in cuda:
+            torch.cuda.set_rng_state(state, device)
+
+
+def _cuda_rng(roots: tuple[nn.Module, ...]) -> list[tuple[torch.device, Tensor]]:
+    if not torch.cuda.is_initialized():
+        return []
+    devices = {p.device for root in roots for p in root.parameters() if p.is_cuda}
+    return [(device, torch.cuda.get_rng_state(device)) for device in devices or {torch.device("cuda")}]

@@ -1,0 +1,98 @@
+"""Groups: which features belong together, numbered without gaps across all inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..inputs import Tensors
+
+__all__ = ["Groups", "groups_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The group of every feature.
+
+    Attributes:
+        ids: per input `(1, ...)`, or `(B, ...)` where examples are grouped differently; numbers 0 to `count - 1`.
+        count: how many groups there are.
+    """
+
+    ids: Tensors
+    count: int
+
+    def at(self, examples: slice) -> Tensors:
+        """The ids for some of the examples."""
+        return tuple(i if len(i) == 1 else i[examples] for i in self.ids)
+
+    def spread(self, values: Tensor) -> Tensors:
+        """Give each feature the number of its group: `(T, count, B)` -> `(T, B, ...)` per input."""
+        by_example = values.transpose(1, 2)
+        return tuple(_spread(by_example, i) for i in self.ids)
+
+
+def _spread(values: Tensor, ids: Tensor) -> Tensor:
+    if len(ids) == 1:
+        return values[:, :, ids[0]]
+    flat = ids.flatten(1).expand(len(values), *ids.flatten(1).shape)
+    return values.gather(2, flat).unflatten(2, ids.shape[1:])
+
+
+def groups_of(features: Tensors, masks: Tensor | Sequence[Tensor | None] | None = None) -> Groups:
+    """The groups that masks of ids describe; without a mask every feature is a group of its own.
+
+    Equal ids are one group, also across inputs. Ids need not be consecutive.
+
+    Raises:
+        InputError: another number of masks than inputs, masks of other types or shapes.
+    """
+    given = masks if isinstance(masks, tuple | list) else (masks,) * (len(features) if masks is None else 1)
+    if len(given) != len(features):
+        raise InputError(f"{len(given)} feature masks for {len(features)} inputs; give one for each (None: every feature on its own)")
+    if all(m is None for m in given):
+        return _singles(features)
+    ids = _filled(features, [_checked(f, m, i) for i, (f, m) in enumerate(zip(features, given, strict=True))])
+    known, numbered = torch.unique(torch.cat([i.flatten() for i in ids]), return_inverse=True)
+    parts = numbered.split([i.numel() for i in ids])
+    return Groups(tuple(p.view_as(i) for p, i in zip(parts, ids, strict=True)), len(known))
+
+
+def _singles(features: Tensors) -> Groups:
+    sizes = [f[0].numel() for f in features]
+    starts = itertools.accumulate(sizes, initial=0)
+    ids = (torch.arange(s, s + n, device=f.device).view(1, *f.shape[1:]) for f, s, n in zip(features, starts, sizes, strict=False))
+    return Groups(tuple(ids), sum(sizes))
+
+
+def _checked(feature: Tensor, mask: Tensor | None, index: int) -> Tensor | None:
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        found = f"{mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputError(f"feature_mask[{index}] is {found}; it must be a tensor of integer ids")
+    try:
+        rows = mask.shape[0] if mask.dim() == feature.dim() else 1
+        return mask.to(feature.device).long().expand(rows, *feature.shape[1:]) if rows in (1, len(feature)) else _misfit(feature, mask, index)
+    except RuntimeError:
+        return _misfit(feature, mask, index)
+
+
+def _misfit(feature: Tensor, mask: Tensor, index: int) -> Tensor:
+    raise InputError(f"feature_mask[{index}] has shape {tuple(mask.shape)}; it must broadcast to the input's shape {tuple(feature.shape)}")
+
+
+def _filled(features: Tensors, ids: list[Tensor | None]) -> Tensors:
+    """Inputs without a mask get ids beyond all others."""
+    free = 1 + max(int(i.max()) for i in ids if i is not None)
+    found = []
+    for feature, given in zip(features, ids, strict=True):
+        size = feature[0].numel()
+        found.append(given if given is not None else torch.arange(free, free + size, device=feature.device).view(1, *feature.shape[1:]))
+        free += size if given is None else 0
+    return tuple(found)

@@ -1,0 +1,335 @@
+"""Targets: which number of the model's output is explained, in all the forms in which people say it.
+
+A target is resolved once, at the door, into one of a few picks; a pick turns the model's output into scores of shape
+`(targets, examples)`. Users write an int, a tuple, a tensor, a list of these (one per example), a class name, an
+expression (`target("cat") - target("dog")`), a callable, or None where the model gives one score per example.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import OutputError, TargetError
+
+__all__ = ["Every", "Expression", "Pick", "Several", "Whole", "resolve", "target"]
+
+Index = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A weighted sum of outputs, as a user writes it: `target("cat") - target("dog")`, `0.5 * target(3)`."""
+
+    terms: tuple[tuple[float, Any], ...]
+
+    def __add__(self, other: Expression) -> Expression:
+        return Expression(self.terms + other.terms)
+
+    def __sub__(self, other: Expression) -> Expression:
+        return self + -1 * other
+
+    def __mul__(self, weight: float) -> Expression:
+        return Expression(tuple((weight * w, spec) for w, spec in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Expression:
+        return -1 * self
+
+
+def target(spec: Any) -> Expression:
+    """An output (int, tuple or class name) to calculate with.
+
+    >>> target("cat") - target("dog")
+    Expression(terms=((1.0, 'cat'), (-1.0, 'dog')))
+    """
+    return Expression(((1.0, spec),))
+
+
+class Pick(ABC):
+    """How scores are taken from the model's output."""
+
+    @abstractmethod
+    def scores(self, output: Any, rows: int) -> Tensor:
+        """`(targets, rows)` from the output for `rows` examples (whole copies of the batch, one after another)."""
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        """The same pick for these examples, in this order; an example may come more than once."""
+        return self
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Whole(Pick):
+    """The output is the score: `(rows,)` or `(rows, 1)`, or one number for the whole batch."""
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        found = tensor_of(output)
+        if found.numel() == 1:
+            return found.reshape(1, 1)
+        _check_rows(found, rows)
+        if found.numel() != rows:
+            raise TargetError(
+                f"the model returned {tuple(found.shape)}, {found.numel() // rows} numbers per example, and no target says which; "
+                f"give target= an index into {tuple(found.shape[1:])}, a list with one per example, or a function of the output"
+            )
+        return found.reshape(1, rows)
+
+    def __str__(self) -> str:
+        return "output"
+
+
+@dataclass(frozen=True)
+class Every(Pick):
+    """Every number of the output, each a target of its own."""
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        found = tensor_of(output)
+        if found.numel() == 1:
+            return found.reshape(1, 1)
+        _check_rows(found, rows)
+        return found.reshape(rows, -1).T
+
+    def __str__(self) -> str:
+        return "every output"
+
+
+@dataclass(frozen=True)
+class Same(Pick):
+    """The same entry for all examples."""
+
+    index: Index
+    name: str = ""
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        found = tensor_of(output)
+        _check_rows(found, rows)
+        _check_index(found, self.index)
+        return found[(slice(None), *self.index)].reshape(1, rows)
+
+    def __str__(self) -> str:
+        where = self.index[0] if len(self.index) == 1 else self.index
+        return f"output {where}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True)
+class PerExample(Pick):
+    """One entry for each example, all of the same depth."""
+
+    indices: tuple[Index, ...]
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        found = tensor_of(output)
+        _check_rows(found, rows)
+        for index in set(self.indices):
+            _check_index(found, index)
+        times, device = rows // len(self.indices), found.device
+        depth = [torch.tensor(column, device=device).repeat(times) for column in zip(*self.indices, strict=True)]
+        return found[(torch.arange(rows, device=device), *depth)].reshape(1, rows)
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return PerExample(tuple(self.indices[row] for row in rows))
+
+    def __str__(self) -> str:
+        return "outputs " + ", ".join(str(i[0] if len(i) == 1 else i) for i in self.indices[:8]) + (", ..." if len(self.indices) > 8 else "")
+
+
+@dataclass(frozen=True)
+class Sum(Pick):
+    """A weighted sum of other picks."""
+
+    terms: tuple[tuple[float, Pick], ...]
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        first, *rest = (weight * pick.scores(output, rows) for weight, pick in self.terms)
+        return sum(rest, start=first)
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return Sum(tuple((weight, pick.at(rows)) for weight, pick in self.terms))
+
+    def __str__(self) -> str:
+        words = "".join(f" {'-' if w < 0 else '+'} {'' if abs(w) == 1 else f'{abs(w):g} * '}{pick}" for w, pick in self.terms)
+        return words.removeprefix(" + ").replace(" - ", "-", 1) if words.startswith(" - ") else words.removeprefix(" + ")
+
+
+@dataclass(frozen=True)
+class Mixed(Pick):
+    """A pick of its own for each example, of whatever kind."""
+
+    picks: tuple[Pick, ...]
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        distinct = {pick: pick.scores(output, rows) for pick in dict.fromkeys(self.picks)}
+        size = len(self.picks)
+        return torch.stack([distinct[self.picks[row % size]][:, row] for row in range(rows)], 1)
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return Mixed(tuple(self.picks[row] for row in rows))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.picks[:8])) + ("; ..." if len(self.picks) > 8 else "")
+
+
+@dataclass(frozen=True)
+class Custom(Pick):
+    """A function of whatever the model returned, giving one score per example."""
+
+    function: Callable[[Any], Tensor]
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        found = self.function(output)
+        if not isinstance(found, Tensor) or found.numel() not in (rows, 1):
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TargetError(f"the target function returned {got} for {rows} examples; it must return one number per example: ({rows},)")
+        return found.reshape(1, -1)
+
+    def __str__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+
+@dataclass(frozen=True)
+class Several(Pick):
+    """Several targets of one forward pass."""
+
+    picks: tuple[Pick, ...]
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        return torch.cat([pick.scores(output, rows) for pick in self.picks])
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return Several(tuple(pick.at(rows) for pick in self.picks))
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.picks))
+
+
+def tensor_of(output: Any) -> Tensor:
+    """The output, if it is a tensor of real numbers.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    if isinstance(output, Tensor) and not output.is_complex():
+        return output
+    kind = f"a complex tensor ({output.dtype})" if isinstance(output, Tensor) else type(output).__name__
+    fields = f" with {list(output)}" if isinstance(output, dict) else ""
+    raise OutputError(
+        f"the model returned {kind}{fields}, not a tensor of scores; give a function as target that takes one number per "
+        "example out of it, such as target=lambda output: output['logits'][:, 3]"
+    )
+
+
+def _check_rows(output: Tensor, rows: int) -> None:
+    if output.dim() == 0 or len(output) != rows:
+        raise OutputError(
+            f"the model returned shape {tuple(output.shape)} for {rows} examples; dimension 0 of the output must be the "
+            "examples (if a single example was given without its batch dimension, use inputs.unsqueeze(0))"
+        )
+
+
+def _check_index(output: Tensor, index: Index) -> None:
+    shape = tuple(output.shape[1:])
+    shown = index[0] if len(index) == 1 else index
+    if not shape:
+        raise TargetError(f"target {shown} asks for an entry, but the model returns one score per example ({tuple(output.shape)}): use target=None")
+    if len(index) > len(shape):
+        raise TargetError(f"target {shown} has {len(index)} indices, but one example's output has shape {shape}; give at most {len(shape)}")
+    for position, (i, n) in enumerate(zip(index, shape, strict=False)):
+        if not -n <= i < n:
+            raise TargetError(f"target {shown} is out of range: dimension {position} of one example's output has {n} entries; use 0 to {n - 1}")
+    if output[0][index].numel() != 1:
+        raise TargetError(
+            f"target {shown} picks {tuple(output[0][index].shape)} numbers of one example's output {shape}; one score is needed: "
+            f"give a tuple of {len(shape)} indices"
+        )
+
+
+def resolve(spec: Any, size: int, classes: Sequence[str] = ()) -> Pick:
+    """The pick that a user's target means, for a batch of `size` examples.
+
+    Args:
+        spec: None, int, tuple of ints, 1-D integer tensor or array (one entry per example, or a single one), list of any
+            of these forms (one per example), class name, `"a - b"` of class names or ints, `Expression`, or a callable
+            `output -> (examples,)`, which gets whatever the model returned.
+        classes: names of the classes, in the order of the output's last dimension.
+
+    Raises:
+        TargetError: none of these forms, another number of entries than examples, or an unknown class name.
+    """
+    if isinstance(spec, Pick):
+        return spec
+    if spec is None:
+        return Whole()
+    if isinstance(spec, str):
+        return _named(spec, size, classes)
+    if isinstance(spec, Expression):
+        return Sum(tuple((weight, resolve(part, size, classes)) for weight, part in spec.terms))
+    if _is_int(spec) or isinstance(spec, tuple):
+        return _same(spec, classes)
+    if hasattr(spec, "__array__") and not callable(spec):
+        return _from_tensor(torch.as_tensor(spec), size, classes)
+    if isinstance(spec, list | range):
+        return _listed(list(spec), size, classes)
+    if callable(spec):
+        return Custom(spec)
+    raise TargetError(f"target {spec!r} ({type(spec).__name__}) is none of int, tuple, integer tensor, list of these, class name, expression, callable, None")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _same(spec: Any, classes: Sequence[str]) -> Pick:
+    index = tuple(spec) if isinstance(spec, tuple) else (spec,)
+    if not index or not all(_is_int(i) for i in index):
+        raise TargetError(f"target {spec!r} must hold integers: indices into one example's output")
+    index = tuple(int(i) for i in index)
+    known = len(index) == 1 and 0 <= index[0] < len(classes)
+    return Same(index, classes[index[0]] if known else "")
+
+
+def _from_tensor(values: Tensor, size: int, classes: Sequence[str]) -> Pick:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TargetError(f"target has dtype {values.dtype}; indices must be integers: use .long()")
+    if values.numel() == 1:
+        return _same(int(values), classes)
+    if values.dim() != 1 or len(values) != size:
+        raise TargetError(f"target has shape {tuple(values.shape)} for {size} examples; give one index per example: ({size},)")
+    return PerExample(tuple((int(v),) for v in values.tolist()))
+
+
+def _listed(specs: list[Any], size: int, classes: Sequence[str]) -> Pick:
+    if len(specs) != size:
+        raise TargetError(
+            f"target is a list of {len(specs)} for {size} examples; a list has one entry per example (for several targets "
+            "of every example use explain_each)"
+        )
+    specs = [int(s) if isinstance(s, Tensor) and s.numel() == 1 else s for s in specs]
+    picks = tuple(resolve(s, 1, classes) for s in specs)
+    if all(isinstance(p, Same) for p in picks) and len({len(p.index) for p in picks if isinstance(p, Same)}) == 1:
+        return PerExample(tuple(p.index for p in picks if isinstance(p, Same)))
+    return Mixed(picks)
+
+
+def _named(name: str, size: int, classes: Sequence[str]) -> Pick:
+    if name in classes:
+        return _same(list(classes).index(name), classes)
+    if name.lstrip("-").isdigit():
+        return _same(int(name), classes)
+    parts = name.split(" - ")
+    if len(parts) > 1:
+        first, *rest = (target(part.strip()) for part in parts)
+        for other in rest:
+            first = first - other
+        return resolve(first, size, classes)
+    known = f"the classes are {', '.join(map(repr, classes[:20]))}" if classes else "no class names were given: pass classes=[...]"
+    raise TargetError(f"target {name!r} is not a class; {known}")

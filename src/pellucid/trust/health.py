@@ -1,0 +1,91 @@
+"""Health checks: each looks at one way in which an answer can be wrong, and says how that came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ..explanation import Check, Found, accurate
+from ..model import in_train_mode
+from ..view import View
+
+__all__ = ["GAP", "SPREAD", "health_of", "relative_gap"]
+
+# A gap of 5 % of what is explained is where a reader would begin to draw other conclusions.
+GAP = 0.05
+SPREAD = 0.2
+
+
+def health_of(view: View, found: Found) -> Iterator[Check]:
+    """What can be checked about a result without another pass."""
+    for check in CHECKS:
+        result = check(view, found)
+        if result is not None:
+            yield result
+
+
+def _finite(view: View, found: Found) -> Check:
+    bad = sum(int((~torch.isfinite(v)).sum()) for v in found.values)
+    lost = int((~torch.isfinite(found.scores)).sum())
+    if bad or lost:
+        return Check("finite", False, f"{bad} attributions and {lost} scores are NaN or infinite", float(bad + lost))
+    return Check("finite", True, "all attributions and scores are finite")
+
+
+def _signal(view: View, found: Found) -> Check:
+    """An attribution that is zero, or the same everywhere, tells nothing apart."""
+    flat = torch.cat([v.flatten(2) for v in found.values], 2)
+    zero = (flat == 0).all(2)
+    constant = (flat == flat[:, :, :1]).all(2) & ~zero if flat.shape[2] > 1 else torch.zeros_like(zero)
+    if zero.any() or constant.any():
+        words = f"{int(zero.sum())} of {zero.numel()} examples have attribution zero everywhere, {int(constant.sum())} the same value everywhere"
+        return Check("signal", False, words + ": the score does not depend on the features in a way that this method sees")
+    return Check("signal", True, "attributions differ between features")
+
+
+def _mode(view: View, found: Found) -> Check:
+    layers = in_train_mode(view.roots)
+    if not layers:
+        return Check("mode", True, "no dropout or batch normalisation is in train mode" if view.roots else "the model's modules are not known")
+    shown = ", ".join(layers[:4]) + (", ..." if len(layers) > 4 else "")
+    return Check("mode", False, f"the model is in train mode ({shown}): scores are random or depend on the batch; call model.eval()", float(len(layers)))
+
+
+def relative_gap(found: Found) -> Tensor | None:
+    """`(T, B)`: the gap in parts of the change of the score, or of a tenth of all attributions where they cancel."""
+    if found.gap is None or found.baseline_scores is None:
+        return None
+    change = (found.scores - found.baseline_scores).abs().to(found.gap)
+    mass = torch.stack([v.abs().flatten(2).sum(2, dtype=accurate(v.dtype)) for v in found.values]).sum(0)
+    return found.gap.abs() / torch.maximum(change, 0.1 * mass).clamp_min(torch.finfo(change.dtype).tiny)
+
+
+def _completeness(view: View, found: Found) -> Check | None:
+    relative = relative_gap(found)
+    if relative is None or found.gap is None:
+        return None
+    worst = float(relative.max()) if torch.isfinite(relative).all() else float("nan")
+    words = f"attributions add up to the change of the score within {worst:.2g} of it (worst gap {float(found.gap.abs().max()):.3g})"
+    return Check("completeness", worst <= GAP, words if worst <= GAP else f"{words}: more steps or samples, or another baseline, are needed", worst)
+
+
+def _spread(view: View, found: Found) -> Check | None:
+    if found.spread is None:
+        return None
+    worst = float(found.spread.max())
+    words = f"another seed would move the attributions by about {worst:.2g} of their size"
+    return Check("spread", worst <= SPREAD, words if worst <= SPREAD else words + ": more samples are needed", worst)
+
+
+def _tolerance(view: View, found: Found) -> Check | None:
+    if "error" not in found.notes:
+        return None
+    error, tolerance = found.notes["error"], float(found.notes["tolerance"].max())
+    worst, late = float(error.max()), int((error > tolerance).sum())
+    words = f"the last refinement moved the attributions by {worst:.2g} of their size, in {int(found.notes['steps'].max())} steps at most"
+    return Check("tolerance", late == 0, words if late == 0 else f"{words}: {late} examples did not reach {tolerance:g}", worst)
+
+
+CHECKS: tuple[Callable[[View, Found], Check | None], ...] = (_finite, _signal, _mode, _completeness, _spread, _tolerance)
