@@ -6,35 +6,32 @@ points lazily, `points(examples, steps) -> tensors (steps, b, ...)`, so that mem
 
 from __future__ import annotations
 
-import gc
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
-from .errors import OutputError, TargetError
+from .errors import OutputError, PellucidError, TargetError
 from .explanation import Check
 from .inputs import Tensors
+from .lean import Lean, Recorder, can_be_lean, shaped
+from .line import Line
+from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release
 from .model import undisturbed
-from .view import InputView, View, gradients, stacked
+from .progress import Bar
+from .view import InputView, View, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Part", "Points", "Run"]
 
 Points = Callable[[slice, slice], Tensors]
 
-# Activations of one call on a CPU: beyond this, larger calls only leave the caches (measured: performance page).
-CPU_BUDGET = 160 * 2**20
-GPU_SHARE = 0.4
-# Rough activations per byte of input, where a call is too small to be worth measuring.
-USUAL_GROWTH = 64
-BYTES_PER_TOKEN = 2**18
-PROGRESS_AFTER = 2.0
+# Cheaper passes cost one more to find, and some microseconds per operation.
+LEAN_FROM, LEAN_BYTES = 8, 32 * 2**20
+
+X = TypeVar("X")
 
 
 class Part(NamedTuple):
@@ -69,6 +66,7 @@ class Run:
     backwards: int = 0
     calls: int = 0
     alone: bool = False
+    lean: Lean | None = None
 
     def output(self, view: InputView) -> Any:
         """Whatever the model returns for the features."""
@@ -83,7 +81,7 @@ class Run:
 
     def scores(self, view: View, count: int, points: Points, label: str = "") -> Tensor:
         """The scores at `count` points, `(T, count, B)`; `(T, count, 1)` of a model with one score for a whole batch."""
-        view = self._ready(view, count)
+        view = self.ready(view, count)
         found: list[Tensor] = []
 
         def keep(part: Part) -> None:
@@ -92,48 +90,50 @@ class Run:
                 found.append(part.scores.new_empty(len(part.scores), count, width))
             found[0][:, part.steps, part.examples if width > 1 else slice(None)] = part.scores
 
-        self._each(view, count, points, self._score, keep, label)
+        self.each(view, count, points, lambda block, at, *_: self._score(block, at), keep, label)
         return found[0]
 
     def gradients(self, view: View, count: int, points: Points, fold: Callable[[Part], None], label: str = "") -> None:
         """Give `fold` the scores and gradients at `count` points, part by part."""
-        self._each(self._ready(view, count), count, points, self._gradient, fold, label)
+        self.each(self.ready(view, count), count, points, lambda block, at, *_: self.gradient(block, at), fold, label)
 
     def here(self, view: View) -> Tensor:
         """The scores `(T, B)` at the view's own features, in one call."""
         with undisturbed(view.roots):
             return self._score(view, view.features)[0]
 
-    def settle(self, view: View, other: Tensors) -> Ends:
+    def settle(self, view: View, other: Tensors, count: int = 1) -> Ends:
         """Find how examples may share a call, and score the features and one other point on the way.
 
         Examples may share a call if the model gives them the scores they have alone. That is tried, under each reading
         of the additional arguments, on the features stacked with the other point. Otherwise every point has its own
         call: right for graphs, for models whose examples see each other, and for those with one score for a batch.
+        The same comparison decides about cheaper passes (`lean`), where `count` points make them worthwhile.
         """
         with undisturbed(view.roots):
             alone, _ = self._score(view, view.features)
             if view.at_once is None:
                 pair = tuple(torch.cat(ends) for ends in zip(view.features, other, strict=True))
                 for reading in view.readings() if alone.shape[1] == view.size else ():
+                    self.lean = self._leaner(reading, count)
                     both = self._try(reading, pair)
                     if both is not None and both.shape[1] == 2 * view.size and _same(both[:, : view.size], alone):
                         return Ends(_known(reading, True), alone, both[:, view.size :])
-                view, self.alone = _known(view, False), True
+                view, self.alone, self.lean = _known(view, False), True, None
             return Ends(view, alone, self._score(view, other)[0])
 
-    def _ready(self, view: View, count: int) -> View:
+    def ready(self, view: View, count: int) -> View:
         """The view with `at_once` known, if it matters."""
         if view.at_once is not None:
             return view
         if count > 1:
-            return self.settle(view, tuple(f.flip(0) for f in view.features)).view
+            return self.settle(view, tuple(f.flip(0) for f in view.features), count).view
         return self._divided(view) if self._large(view) else view
 
     def _large(self, view: View) -> bool:
         if self.at_most is not None:
             return view.size > self.at_most
-        return view.size > 1 and _bytes(view.features) * USUAL_GROWTH > _budget(view.features[0].device)
+        return view.size > 1 and bytes_of(view.features) * USUAL_GROWTH > budget(view.features[0].device)
 
     def _divided(self, view: View) -> View:
         """The view under a reading in which a part of the batch scores as it does within a larger part."""
@@ -150,11 +150,11 @@ class Run:
         try:
             return self._score(view, points)[0]
         except (OutputError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            if _is_memory(error) or isinstance(error, TargetError):
+            if is_out(error) or isinstance(error, TargetError):
                 raise
             return None  # the model itself refuses this reading
 
-    def _each(self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str) -> None:
+    def each(self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str) -> None:
         """All steps of all examples, in blocks as large as the limit allows; the limit halves when memory ends."""
         work = _Work(points, verb, keep, self._rows(view))
         try:
@@ -163,10 +163,10 @@ class Run:
                     work.do(view, examples, steps)
                     bar.update((steps.stop - steps.start) * (examples.stop - examples.start))
         except (RuntimeError, MemoryError) as error:
-            if view.at_once is not None or not _is_memory(error):
+            if view.at_once is not None or not is_out(error):
                 raise
-            _release()  # one call for all examples was too much, and whether they can be divided is not known yet
-            self._each(self._divided(view), count, points, verb, keep, label)
+            release()  # one call for all examples was too much, and whether they can be divided is not known yet
+            self.each(self._divided(view), count, points, verb, keep, label)
 
     def _rows(self, view: View) -> int:
         """Examples per call."""
@@ -176,25 +176,59 @@ class Run:
             return view.size
         if not view.at_once:
             return 1
-        return max(1, _budget(view.features[0].device) // max(1, _row_bytes(view)))
+        return max(1, budget(view.features[0].device) // max(1, bytes_per_example(view)))
 
     def _score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         self._count(points)
         with torch.no_grad():
-            return view.score(points), ()
+            return self.leanly(view.score, points), ()
 
-    def _gradient(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
+    def gradient(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
+        """Scores and gradients of one call."""
         self._count(points)
-        scores, found = gradients(view, points)
+        scores, found = self.leanly(lambda at: gradients(view, at), points)
         self.backwards += len(points[0]) * len(scores)
         return scores, found
+
+    def along(self, view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Scores `(1, rows)` of one call, and gradients `(1, rows, ...)` but for what `line` gathers itself."""
+        self._count(points)
+        scores, found = self.leanly(lambda at: _along(view, at, line, nodes, weights), points, line)
+        self.backwards += len(points[0])
+        return scores, tuple(None if g is None else g[None] for g in found)
+
+    def leanly(self, work: Callable[[Tensors], X], points: Tensors, line: Line | None = None) -> X:
+        """The work in cheaper passes while that goes well, as it is otherwise."""
+        if self.lean is not None:
+            try:
+                with self.lean if line is None else self.lean.along(line):
+                    return work(shaped(points))
+            except Exception as error:
+                if is_out(error) or isinstance(error, PellucidError):
+                    raise
+                self.lean = None
+        return work(points)
+
+    def _leaner(self, view: View, count: int) -> Lean | None:
+        """Cheaper passes, where the model allows them and the work is long enough to pay for finding out."""
+        if count < LEAN_FROM or not can_be_lean(view.roots, view.features):
+            return None
+        try:
+            if count * view.size * bytes_per_example(view) < LEAN_BYTES:
+                return None
+            one = view.examples(slice(0, 1))
+            with torch.no_grad(), Recorder(view.roots) as recorder:
+                self._score(one, one.features)
+            return Lean(recorder.pairs)
+        except (RuntimeError, ValueError, IndexError, TypeError):  # a reading that the model refuses, or one it cannot be watched in
+            return None
 
     def _count(self, points: Tensors) -> None:
         self.calls += 1
         self.forwards += len(points[0])
 
 
-Verb = Callable[[View, Tensors], tuple[Tensor, Tensors]]
+Verb = Callable[[View, Tensors, slice, slice], tuple[Tensor, Tensors]]
 
 
 @dataclass
@@ -222,9 +256,9 @@ class _Work:
         """One block; in halves if it does not fit into memory."""
         block = view.examples(examples)
         try:
-            scores, grads = self.verb(block, stacked(self.points(examples, steps)))
+            scores, grads = self.verb(block, stacked(self.points(examples, steps)), examples, steps)
         except (RuntimeError, MemoryError) as error:
-            if not _is_memory(error):
+            if not is_out(error):
                 raise
             smaller = _halves(view, examples, steps)
             if not smaller:
@@ -234,7 +268,7 @@ class _Work:
             shape = (steps.stop - steps.start, -1)
             self.keep(Part(examples, steps, scores.unflatten(1, shape), tuple(g.unflatten(1, shape) for g in grads)))
             return
-        _release()
+        release()
         self.limit = max(1, self.limit // 2)
         for half in smaller:
             self.do(view, *half)
@@ -251,19 +285,17 @@ def _split(whole: slice) -> tuple[slice, slice]:
     return slice(whole.start, middle), slice(middle, whole.stop)
 
 
-def _is_memory(error: BaseException) -> bool:
-    words = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in words or "can't allocate memory" in words
+def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = leaves_at(points)
+        line.at(leaves, nodes, weights)
+        scores = view.score(leaves)
+        return scores.detach(), line.gather(scores, leaves)
 
 
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _known(view: Any, at_once: bool) -> Any:
-    return replace(view, at_once=at_once)
+def _known(view: View, at_once: bool) -> View:
+    found: View = replace(view, at_once=at_once)  # type: ignore[type-var]
+    return found
 
 
 def _same(found: Tensor, alone: Tensor) -> bool:
@@ -271,78 +303,3 @@ def _same(found: Tensor, alone: Tensor) -> bool:
     tolerance = 4 * math.sqrt(torch.finfo(alone.dtype).eps) if alone.is_floating_point() else 0.0
     scale = float(alone.abs().max().nan_to_num(posinf=0.0))
     return torch.allclose(found, alone, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def _bytes(tensors: Tensors) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _budget(device: torch.device) -> int:
-    """Bytes of activations that one call may hold."""
-    if device.type != "cuda":
-        return CPU_BUDGET
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(GPU_SHARE * (free + unused))
-
-
-_measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
-
-
-def _row_bytes(view: View) -> int:
-    """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need."""
-    one = view.examples(slice(0, 1))
-    key = tuple((tuple(f.shape), f.dtype, f.device) for f in one.features)
-    known = _measured.setdefault(view.roots[0], {}) if view.roots else {}
-    if key not in known:
-        known[key] = 3 * _bytes(one.features) + _saved_bytes(one)
-    return known[key]
-
-
-def _saved_bytes(one: View) -> int:
-    """The bytes of what autograd keeps for the gradient of one example, without what belongs to the model."""
-    if not all(f.is_floating_point() for f in one.features):
-        return sum(f.numel() for f in one.features) * BYTES_PER_TOKEN
-    own = {p.untyped_storage().data_ptr() for root in one.roots for p in root.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
-        scores = one.score(tuple(f.clone().requires_grad_() for f in one.features))
-    del scores
-    return sum(kept.values())
-
-
-class Bar:
-    """A tqdm bar that appears only when the work turns out to be long (or was asked for)."""
-
-    def __init__(self, total: int, label: str = "", wanted: bool | None = None) -> None:
-        self.total, self.label, self.wanted = total, label, wanted
-        self._done, self._start, self._bar = 0, time.perf_counter(), None
-
-    def __enter__(self) -> Bar:
-        if self.wanted:
-            self._show()
-        return self
-
-    def update(self, done: int) -> None:
-        """Some more of the work is done."""
-        self._done += done
-        if self._bar is not None:
-            self._bar.update(done)
-        elif self.wanted is None and self._done < self.total and time.perf_counter() - self._start > PROGRESS_AFTER:
-            self._show()
-
-    def _show(self) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar: Any = tqdm(total=self.total, initial=self._done, desc=self.label or None, unit="pass", leave=bool(self.wanted))
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

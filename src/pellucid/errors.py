@@ -81,7 +81,7 @@ def warn(code: str, message: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("pellucid"):
         frame, level = frame.f_back, level + 1
-    warnings.warn(PellucidWarning(code, message), stacklevel=level - 1)
+    warnings.warn(PellucidWarning(code, message), stacklevel=level)
 
 
 def need(module: str, extra: str) -> ModuleType:
@@ -89,6 +89,4 @@ def need(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtra(
-            f"{module} is not installed; it comes with the extra {extra!r}: pip install 'pellucid[{extra}]'"
-        ) from error
+        raise MissingExtra(f"{module} is not installed; it comes with the extra {extra!r}: pip install 'pellucid[{extra}]'") from error

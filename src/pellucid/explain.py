@@ -143,10 +143,19 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
     picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
     common = Explanation(
-        attributions=(), features=view.features, scores=found.scores, method=name, target="", options=_words(options), baselines=found.baselines,
-        predictions=prediction.classes, confidences=prediction.confidences, cost=cost,
-        provenance=provenance_of(question.model, view.roots, view.features, found.seed), display=_display(question, view.features),
-    )  # fmt: skip
+        attributions=(),
+        features=view.features,
+        scores=found.scores,
+        method=name,
+        target="",
+        options=_words(options),
+        baselines=found.baselines,
+        predictions=prediction.classes,
+        confidences=prediction.confidences,
+        cost=cost,
+        provenance=provenance_of(question.model, view.roots, view.features, found.seed),
+        display=_display(question, view.features),
+    )
     explanations = [_of_target(common, view, found.of_target(i), pick, prediction.check, run) for i, pick in enumerate(picks)]
     if question.strict:
         for explanation in explanations:

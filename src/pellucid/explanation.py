@@ -57,11 +57,14 @@ class Found:
 
     @property
     def gap(self) -> Tensor | None:
-        """`(T, B)`: the sum of the values less the change of the score; the convergence delta. None without a law."""
-        if not self.law or self.baseline_scores is None:
-            return None
+        """`(T, B)`: how far the values are from their law; None without a law."""
+        return self.difference if self.law and self.baseline_scores is not None else None
+
+    @property
+    def difference(self) -> Tensor:
+        """`(T, B)`: the sum of the values less the change of the score from the baselines (Captum's convergence delta)."""
         total = torch.stack([v.flatten(2).sum(2, dtype=accurate(v.dtype)) for v in self.values]).sum(0)
-        change = self.scores.to(total) - self.baseline_scores.to(total)
+        change = self.scores.to(total) - (0 if self.baseline_scores is None else self.baseline_scores.to(total))
         return (total.sum(1, keepdim=True) if change.shape[1] == 1 else total) - change
 
 

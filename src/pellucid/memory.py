@@ -1,12 +1,27 @@
-"""How far the peak of memory rises while something runs."""
+"""Memory: what an example takes, what a call may take, how far the peak rises, and whether an error means the end of it."""
 
 from __future__ import annotations
 
+import gc
 import sys
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["Peak"]
+from .inputs import Tensors
+from .view import View
+
+__all__ = ["CPU_BUDGET", "USUAL_GROWTH", "Peak", "budget", "bytes_of", "bytes_per_example", "is_out", "release"]
+
+# Activations of one call on a CPU: beyond this, larger calls only leave the caches (measured: performance page).
+CPU_BUDGET = 160 * 2**20
+GPU_SHARE = 0.4
+# Rough activations per byte of input, where a call is too small to be worth measuring.
+USUAL_GROWTH = 64
+BYTES_PER_TOKEN = 2**18
 
 
 class Peak:
@@ -32,3 +47,62 @@ def _peak(device: torch.device) -> int:
         return 0
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
+
+
+def is_out(error: BaseException) -> bool:
+    """Whether the error says that memory came to its end."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
+def release() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def bytes_of(tensors: Tensors) -> int:
+    """The bytes of the tensors' values."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def budget(device: torch.device) -> int:
+    """Bytes of activations that one call may hold."""
+    if device.type != "cuda":
+        return CPU_BUDGET
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(GPU_SHARE * (free + unused))
+
+
+_measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
+
+
+def bytes_per_example(view: View) -> int:
+    """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need."""
+    one = view.examples(slice(0, 1))
+    key = tuple((tuple(f.shape), f.dtype, f.device) for f in one.features)
+    known = _measured.setdefault(view.roots[0], {}) if view.roots else {}
+    if key not in known:
+        known[key] = 3 * bytes_of(one.features) + _saved_bytes(one)
+    return known[key]
+
+
+def _saved_bytes(one: View) -> int:
+    """The bytes of what autograd keeps for the gradient of one example, without what belongs to the model."""
+    if not all(f.is_floating_point() for f in one.features):
+        return sum(f.numel() for f in one.features) * BYTES_PER_TOKEN
+    own = {p.untyped_storage().data_ptr() for root in one.roots for p in root.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+        scores = one.score(tuple(f.clone().requires_grad_() for f in one.features))
+    del scores
+    return sum(kept.values())

@@ -47,10 +47,14 @@ def _expected_gradients(asked: Asked, *, samples: int = 50, stdev: float | Seque
 
 
 def _noise(kind: str) -> Method:
-    def method(asked: Asked, *, samples: int = 25, stdev: float | Sequence[float] = 0.15, relative: bool = True, of: str = "gradient") -> Found:
+    def method(
+        asked: Asked, *, samples: int = 25, stdev: float | Sequence[float] = 0.15, relative: bool = True, of: str = "gradient"
+    ) -> Found:
         name, inner = find(of, {})
         if name in RANDOM:
-            raise OptionError(f"of={of!r} is random itself; average over one source of noise at a time: use one of {sorted(set(METHODS) - RANDOM)}")
+            raise OptionError(
+                f"of={of!r} is random itself; average over one source of noise at a time: use one of {sorted(set(METHODS) - RANDOM)}"
+            )
         ask = Asked(asked.view, asked.baselines, asked.seed, asked.run)
         return noise_tunnel(
             asked.view, lambda view, run: inner(replace(ask, view=view, run=run)), samples, stdev, kind, relative, asked.seed, asked.run
@@ -76,7 +80,12 @@ METHODS: dict[str, Method] = {
     "feature_ablation": _feature_ablation,
 }
 RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
-OTHER_NAMES = {"expectedgradients": "gradient_shap", "ablation": "feature_ablation", "noisetunnel": "smoothgrad", "ig": "integrated_gradients"}
+OTHER_NAMES = {
+    "expectedgradients": "gradient_shap",
+    "ablation": "feature_ablation",
+    "noisetunnel": "smoothgrad",
+    "ig": "integrated_gradients",
+}
 
 
 def find(name: str, options: Mapping[str, Any]) -> tuple[str, Method]:

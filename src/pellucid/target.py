@@ -114,7 +114,8 @@ class Same(Pick):
         found = tensor_of(output)
         _check_rows(found, rows)
         _check_index(found, self.index)
-        return found[(slice(None), *self.index)].reshape(1, rows)
+        entry: tuple[Any, ...] = (slice(None), *self.index)
+        return found[entry].reshape(1, rows)
 
     def __str__(self) -> str:
         where = self.index[0] if len(self.index) == 1 else self.index
@@ -140,7 +141,9 @@ class PerExample(Pick):
         return PerExample(tuple(self.indices[row] for row in rows))
 
     def __str__(self) -> str:
-        return "outputs " + ", ".join(str(i[0] if len(i) == 1 else i) for i in self.indices[:8]) + (", ..." if len(self.indices) > 8 else "")
+        return (
+            "outputs " + ", ".join(str(i[0] if len(i) == 1 else i) for i in self.indices[:8]) + (", ..." if len(self.indices) > 8 else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ def tensor_of(output: Any) -> Tensor:
     """
     if isinstance(output, Tensor) and not output.is_complex():
         return output
+    if isinstance(output, int | float):
+        return torch.tensor(float(output))
     kind = f"a complex tensor ({output.dtype})" if isinstance(output, Tensor) else type(output).__name__
     fields = f" with {list(output)}" if isinstance(output, dict) else ""
     raise OutputError(
@@ -240,12 +245,16 @@ def _check_index(output: Tensor, index: Index) -> None:
     shape = tuple(output.shape[1:])
     shown = index[0] if len(index) == 1 else index
     if not shape:
-        raise TargetError(f"target {shown} asks for an entry, but the model returns one score per example ({tuple(output.shape)}): use target=None")
+        raise TargetError(
+            f"target {shown} asks for an entry, but the model returns one score per example ({tuple(output.shape)}): use target=None"
+        )
     if len(index) > len(shape):
         raise TargetError(f"target {shown} has {len(index)} indices, but one example's output has shape {shape}; give at most {len(shape)}")
     for position, (i, n) in enumerate(zip(index, shape, strict=False)):
         if not -n <= i < n:
-            raise TargetError(f"target {shown} is out of range: dimension {position} of one example's output has {n} entries; use 0 to {n - 1}")
+            raise TargetError(
+                f"target {shown} is out of range: dimension {position} of one example's output has {n} entries; use 0 to {n - 1}"
+            )
     if output[0][index].numel() != 1:
         raise TargetError(
             f"target {shown} picks {tuple(output[0][index].shape)} numbers of one example's output {shape}; one score is needed: "
@@ -281,7 +290,10 @@ def resolve(spec: Any, size: int, classes: Sequence[str] = ()) -> Pick:
         return _listed(list(spec), size, classes)
     if callable(spec):
         return Custom(spec)
-    raise TargetError(f"target {spec!r} ({type(spec).__name__}) is none of int, tuple, integer tensor, list of these, class name, expression, callable, None")
+    raise TargetError(
+        f"target {spec!r} ({type(spec).__name__}) is none of int, tuple, integer tensor, list of "
+        "these, class name, expression, callable, None"
+    )
 
 
 def _is_int(value: Any) -> bool:

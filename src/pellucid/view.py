@@ -19,7 +19,7 @@ from .inputs import Call, Tensors, as_tensors
 from .model import modules_of
 from .target import Pick, resolve
 
-__all__ = ["InputView", "View", "at_input", "gradients", "stacked"]
+__all__ = ["InputView", "View", "at_input", "gradients", "leaves_at", "stacked"]
 
 
 class View(ABC):
@@ -31,6 +31,7 @@ class View(ABC):
     features: Tensors
     roots: tuple[nn.Module, ...]
     at_once: bool | None
+    own_gradient: Callable[[Tensors], Tensors] | None
 
     @abstractmethod
     def score(self, points: Tensors) -> Tensor:
@@ -59,7 +60,7 @@ class InputView(View):
     """The model's inputs as features, an output of the model as score.
 
     `at_once` says whether examples may share a call: whether the model gives each the score that it has alone. None:
-    not known yet.
+    not known yet. `own_gradient` replaces autograd where a caller brings gradients of its own.
     """
 
     features: Tensors
@@ -67,6 +68,7 @@ class InputView(View):
     pick: Pick
     roots: tuple[nn.Module, ...] = ()
     at_once: bool | None = None
+    own_gradient: Callable[[Tensors], Tensors] | None = None
 
     def score(self, points: Tensors) -> Tensor:
         # Copies, because a model may work in place on what it is given.
@@ -121,9 +123,18 @@ def gradients(view: View, points: Tensors) -> tuple[Tensor, Tensors]:
     One forward pass however many targets there are; features that a score does not use have gradient zero.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = tuple((p.clone() if p.is_inference() else p.detach()).requires_grad_() for p in points)
+        leaves = leaves_at(points)
+        if view.own_gradient is not None:
+            with torch.no_grad():
+                scores = view.score(leaves)
+            return scores, tuple(g.detach()[None] for g in view.own_gradient(leaves))
         scores = view.score(leaves)
         return scores.detach(), _backward(scores, leaves)
+
+
+def leaves_at(points: Tensors) -> Tensors:
+    """The points as leaves of a new graph."""
+    return tuple((p.clone() if p.is_inference() else p.detach()).requires_grad_() for p in points)
 
 
 def _backward(scores: Tensor, leaves: Tensors) -> Tensors:
@@ -137,8 +148,8 @@ def _backward(scores: Tensor, leaves: Tensors) -> Tensors:
         each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
         return _grad(totals, leaves, each, is_grads_batched=True)
     except RuntimeError:  # an operation of the model has no batched backward
-        found = [_grad(total, leaves) for total in totals]
-        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+        each_found = [_grad(total, leaves) for total in totals]
+        return tuple(torch.stack(parts) for parts in zip(*each_found, strict=True))
 
 
 def _grad(outputs: Tensor, leaves: Tensors, weights: Tensor | None = None, **options: Any) -> Tensors:

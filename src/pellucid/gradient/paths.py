@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from ..batch import Ends, Part, Points, Run
+from ..batch import Ends, Points, Run
 from ..explanation import Found, accurate
 from ..inputs import Tensors, differentiable
+from ..lean import shaped
+from ..line import Line
 from ..view import View
 from .quadrature import rule
 
@@ -45,9 +49,9 @@ def integrated_gradients(
     run = run or Run()
     differentiable(view.features)
     nodes, weights = rule(rule_name, steps)
-    ends = run.settle(view, baselines)
+    ends = run.settle(view, baselines, steps)
     deltas = tuple(x - b for x, b in zip(view.features, baselines, strict=True))
-    means = _mean_gradient(ends.view, baselines, deltas, nodes, weights, run)
+    means = _mean_gradient(ends, baselines, deltas, nodes, weights, run)
     return _found(ends, baselines, deltas if multiply else None, means)
 
 
@@ -57,18 +61,60 @@ def _found(ends: Ends, baselines: Tensors, deltas: Tensors | None, means: Tensor
     return Found(values, ends.here, ends.there, baselines, law="" if deltas is None else "completeness")
 
 
-def _mean_gradient(view: View, starts: Tensors, deltas: Tensors, nodes: Tensor, weights: Tensor, run: Run) -> Tensors:
-    """The weighted sum of gradients at `start + node * delta`, in the dtype that sums are kept in."""
-    totals: list[Tensor] = []
+def _mean_gradient(ends: Ends, starts: Tensors, deltas: Tensors, nodes: Tensor, weights: Tensor, run: Run) -> Tensors:
+    """`(T, B, ...)`: the weighted sum of gradients at `start + node * delta`, in the dtype that sums are kept in."""
+    targets = len(ends.here)
+    mean = _Mean(starts, deltas, nodes, weights, run, targets == 1 and ends.view.own_gradient is None)
+    run.each(ends.view, len(nodes), line(starts, deltas, nodes), mean.add, lambda part: None, "integrated gradients")
+    return mean.finished(targets)
 
-    def fold(part: Part) -> None:
-        if not totals:
-            totals.extend(torch.zeros(len(g), *x.shape, dtype=accurate(g.dtype), device=g.device) for g, x in zip(part.gradients, starts, strict=True))
-        for total, g in zip(totals, part.gradients, strict=True):
-            total[:, part.examples] += torch.tensordot(weights[part.steps].to(total), g.to(total.dtype), dims=([0], [1]))
 
-    run.gradients(view, len(nodes), line(starts, deltas, nodes), fold, "integrated gradients")
-    return tuple(totals)
+@dataclass(eq=False)
+class _Mean:
+    """A weighted sum of gradients along straight lines, one line for each block of examples."""
+
+    starts: Tensors
+    deltas: Tensors
+    nodes: Tensor
+    weights: Tensor
+    run: Run
+    hoist: bool
+    lines: dict[tuple[int, int], Line] = field(default_factory=dict)
+    totals: list[Tensor] = field(default_factory=list)
+
+    def add(self, block: View, points: Tensors, examples: slice, steps: slice) -> tuple[Tensor, Tensors]:
+        """Add the gradients at one call's points; the first affine layers run once for the whole line where they can."""
+        weights = self.weights[steps]
+        found: tuple[Tensor | None, ...]
+        if self.hoist:
+            scores, found = self.run.along(block, points, self._line(examples), self.nodes[steps], weights)
+        else:
+            scores, found = self.run.gradient(block, points)
+        for index, gradients in enumerate(found):
+            if gradients is not None:
+                by_step = gradients.unflatten(1, (len(weights), -1)).to(accurate(gradients.dtype))
+                self._gather(index, examples, torch.tensordot(weights.to(by_step), by_step, dims=([0], [1])))
+        return scores, ()
+
+    def _line(self, examples: slice) -> Line:
+        where = examples.start, examples.stop
+        if where not in self.lines:
+            some = ((s[examples], d[examples]) for s, d in zip(self.starts, self.deltas, strict=True))
+            self.lines[where] = Line(*(shaped(ends) for ends in zip(*some, strict=True)))
+        return self.lines[where]
+
+    def _gather(self, index: int, examples: slice, gradient: Tensor) -> None:
+        """Add `(T, b, ...)` to the total of a feature tensor."""
+        if not self.totals:
+            self.totals = [gradient.new_zeros(len(gradient), *s.shape) for s in self.starts]
+        self.totals[index][:, examples] += gradient
+
+    def finished(self, targets: int) -> Tensors:
+        """The totals `(T, B, ...)`, with what was gathered behind the first affine layers taken back through them."""
+        for (start, stop), along in self.lines.items():
+            for index, gradient in along.back():
+                self._gather(index, slice(start, stop), gradient[None])
+        return tuple(self.totals) or tuple(s.new_zeros(targets, *s.shape) for s in self.starts)
 
 
 def line(starts: Tensors, deltas: Tensors, nodes: Tensor) -> Points:

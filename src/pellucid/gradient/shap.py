@@ -100,12 +100,14 @@ def expected_gradients(
     counts = [samples - samples // 2, samples // 2]
     means = tuple(sum(parts[1:], start=parts[0]) / samples for parts in zip(*halves, strict=True))
     values = tuple(m.to(f.dtype) for m, f in zip(means, features, strict=True))
-    spread = spread_of(*(tuple(t / n for t in half) for half, n in zip(halves, counts, strict=True)), means) if samples > 1 else None
-    if not (check and multiply):
+    one, other = (tuple(t / max(n, 1) for t in half) for half, n in zip(halves, counts, strict=True))
+    spread = spread_of(one, other, means) if samples > 1 else None
+    if not check:
         return Found(values, ends.here, spread=spread, seed=seed)
     tops, bottoms = _ends_scored(ends.view, drawn, ends.here, samples, run)
     notes = {"sample_gap": sums - (tops - bottoms)}
-    return Found(values, tops.mean(1), bottoms.mean(1), law="completeness in expectation", spread=spread, seed=seed, notes=notes)
+    law = "completeness in expectation" if multiply else ""
+    return Found(values, tops.mean(1), bottoms.mean(1), law=law, spread=spread, seed=seed, notes=notes)
 
 
 def _gathered(view: View, drawn: _Samples, samples: int, multiply: bool, run: Run) -> tuple[list[list[Tensor]], Tensor]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batch import CPU_BUDGET, Run
+from ..batch import Run
 from ..errors import OptionError
 from ..explanation import Found, accurate
 from ..inputs import Tensors, differentiable
+from ..memory import CPU_BUDGET, bytes_of
 from ..seeds import generator, normal, resolve_seed
 from ..view import View, stacked
 
@@ -115,7 +116,7 @@ def smooth(
 
 def _copies(features: Tensors, samples: int, at_most: int | None) -> int:
     """Noisy copies made at once: the method that is averaged limits its own calls, this limits the copies themselves."""
-    room = max(1, CPU_BUDGET // (4 * sum(f.numel() * f.element_size() for f in features)))
+    room = max(1, CPU_BUDGET // (4 * bytes_of(features)))
     return min(samples, room if at_most is None else max(1, at_most))
 
 

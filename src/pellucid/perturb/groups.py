@@ -41,7 +41,8 @@ def _spread(values: Tensor, ids: Tensor) -> Tensor:
     if len(ids) == 1:
         return values[:, :, ids[0]]
     flat = ids.flatten(1).expand(len(values), *ids.flatten(1).shape)
-    return values.gather(2, flat).unflatten(2, ids.shape[1:])
+    found: Tensor = values.gather(2, flat).unflatten(2, ids.shape[1:])
+    return found
 
 
 def groups_of(features: Tensors, masks: Tensor | Sequence[Tensor | None] | None = None) -> Groups:
@@ -78,7 +79,9 @@ def _checked(feature: Tensor, mask: Tensor | None, index: int) -> Tensor | None:
         raise InputError(f"feature_mask[{index}] is {found}; it must be a tensor of integer ids")
     try:
         rows = mask.shape[0] if mask.dim() == feature.dim() else 1
-        return mask.to(feature.device).long().expand(rows, *feature.shape[1:]) if rows in (1, len(feature)) else _misfit(feature, mask, index)
+        return (
+            mask.to(feature.device).long().expand(rows, *feature.shape[1:]) if rows in (1, len(feature)) else _misfit(feature, mask, index)
+        )
     except RuntimeError:
         return _misfit(feature, mask, index)
 

@@ -11,7 +11,7 @@ from ..explanation import Check, Found, accurate
 from ..model import in_train_mode
 from ..view import View
 
-__all__ = ["GAP", "SPREAD", "health_of", "relative_gap"]
+__all__ = ["GAP", "SPREAD", "concerns", "health_of", "relative_gap"]
 
 # A gap of 5 % of what is explained is where a reader would begin to draw other conclusions.
 GAP = 0.05
@@ -23,6 +23,14 @@ def health_of(view: View, found: Found) -> Iterator[Check]:
     for check in CHECKS:
         result = check(view, found)
         if result is not None:
+            yield result
+
+
+def concerns(view: View, found: Found) -> Iterator[Check]:
+    """The checks that failed among those that make a result wrong, not only weak."""
+    for check in (_finite, _mode, _completeness):
+        result = check(view, found)
+        if result is not None and not result.passed:
             yield result
 
 
@@ -40,7 +48,7 @@ def _signal(view: View, found: Found) -> Check:
     zero = (flat == 0).all(2)
     constant = (flat == flat[:, :, :1]).all(2) & ~zero if flat.shape[2] > 1 else torch.zeros_like(zero)
     if zero.any() or constant.any():
-        words = f"{int(zero.sum())} of {zero.numel()} examples have attribution zero everywhere, {int(constant.sum())} the same value everywhere"
+        words = f"{int(zero.sum())} of {zero.numel()} examples have attribution zero everywhere, {int(constant.sum())} one value everywhere"
         return Check("signal", False, words + ": the score does not depend on the features in a way that this method sees")
     return Check("signal", True, "attributions differ between features")
 
@@ -48,9 +56,16 @@ def _signal(view: View, found: Found) -> Check:
 def _mode(view: View, found: Found) -> Check:
     layers = in_train_mode(view.roots)
     if not layers:
-        return Check("mode", True, "no dropout or batch normalisation is in train mode" if view.roots else "the model's modules are not known")
+        return Check(
+            "mode", True, "no dropout or batch normalisation is in train mode" if view.roots else "the model's modules are not known"
+        )
     shown = ", ".join(layers[:4]) + (", ..." if len(layers) > 4 else "")
-    return Check("mode", False, f"the model is in train mode ({shown}): scores are random or depend on the batch; call model.eval()", float(len(layers)))
+    return Check(
+        "mode",
+        False,
+        f"the model is in train mode ({shown}): scores are random or depend on the batch; call model.eval()",
+        float(len(layers)),
+    )
 
 
 def relative_gap(found: Found) -> Tensor | None:
@@ -68,7 +83,9 @@ def _completeness(view: View, found: Found) -> Check | None:
         return None
     worst = float(relative.max()) if torch.isfinite(relative).all() else float("nan")
     words = f"attributions add up to the change of the score within {worst:.2g} of it (worst gap {float(found.gap.abs().max()):.3g})"
-    return Check("completeness", worst <= GAP, words if worst <= GAP else f"{words}: more steps or samples, or another baseline, are needed", worst)
+    return Check(
+        "completeness", worst <= GAP, words if worst <= GAP else f"{words}: more steps or samples, or another baseline, are needed", worst
+    )
 
 
 def _spread(view: View, found: Found) -> Check | None:

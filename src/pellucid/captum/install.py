@@ -1,0 +1,55 @@
+"""`install()` registers `pellucid.captum` under the name `captum`, so that libraries built on Captum run unchanged."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+__all__ = ["install", "uninstall"]
+
+# The module that answers at each of Captum's paths, public and private, as far as its classes are here.
+PATHS = {
+    "captum": "pellucid.captum",
+    "captum.attr": "pellucid.captum.attr",
+    "captum.attr._core": "pellucid.captum.attr",
+    "captum.attr._core.saliency": "pellucid.captum.attr.gradient",
+    "captum.attr._core.input_x_gradient": "pellucid.captum.attr.gradient",
+    "captum.attr._core.integrated_gradients": "pellucid.captum.attr.gradient",
+    "captum.attr._core.gradient_shap": "pellucid.captum.attr.gradient",
+    "captum.attr._core.noise_tunnel": "pellucid.captum.attr.noise",
+    "captum.attr._core.feature_ablation": "pellucid.captum.attr.perturbation",
+    "captum.attr._utils": "pellucid.captum.attr",
+    "captum.attr._utils.attribution": "pellucid.captum.attr.base",
+    "captum.attr._utils.visualization": "pellucid.captum.attr.visualization",
+}
+
+_before: dict[str, ModuleType] = {}
+_installed: set[str] = set()
+
+
+def install() -> None:
+    """From here on `import captum` finds `pellucid.captum`; modules that hold Captum's classes already keep them."""
+    if _installed:
+        return
+    _before.update({name: module for name, module in sys.modules.items() if _is_captum(name)})
+    for name in _before:
+        del sys.modules[name]
+    for name, ours in PATHS.items():
+        sys.modules[name] = importlib.import_module(ours)
+    _installed.update(PATHS)
+
+
+def uninstall() -> None:
+    """Undo `install`: Captum, where it is installed, answers to its name again."""
+    if not _installed:
+        return
+    for name in [name for name in sys.modules if _is_captum(name)]:
+        del sys.modules[name]
+    sys.modules.update(_before)
+    _before.clear()
+    _installed.clear()
+
+
+def _is_captum(name: str) -> bool:
+    return name == "captum" or name.startswith("captum.")
