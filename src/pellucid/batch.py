@@ -111,16 +111,30 @@ class Run:
         The same comparison decides about cheaper passes (`lean`), where `count` points make them worthwhile.
         """
         with undisturbed(view.roots):
-            alone, _ = self._score(view, view.features)
-            if view.at_once is None:
-                pair = tuple(torch.cat(ends) for ends in zip(view.features, other, strict=True))
-                for reading in view.readings() if alone.shape[1] == view.size else ():
-                    self.lean = self._leaner(reading, count)
-                    both = self._try(reading, pair)
-                    if both is not None and both.shape[1] == 2 * view.size and _same(both[:, : view.size], alone):
-                        return Ends(_known(reading, True), alone, both[:, view.size :])
-                view, self.alone, self.lean = _known(view, False), True, None
-            return Ends(view, alone, self._score(view, other)[0])
+            try:
+                return self._settled(view, other, count)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out(error) or view.size == 1:
+                    raise
+        release()  # the batch is too large for one call
+        view = view if view.at_once else self._divided(view)
+        here, there = (
+            self.scores(view, 1, lambda examples, _, at=at: tuple(p[None, examples] for p in at))[:, 0] for at in (view.features, other)
+        )
+        return Ends(view, here, there)
+
+    def _settled(self, view: View, other: Tensors, count: int) -> Ends:
+        alone, _ = self._score(view, view.features)
+        if view.at_once is None:
+            # The features come last: what refers to examples by number (edges) is right for the first copy in any case.
+            pair = tuple(torch.cat(ends) for ends in zip(other, view.features, strict=True))
+            for reading in view.readings() if alone.shape[1] == view.size else ():
+                self.lean = self._leaner(reading, count)
+                both = self._try(reading, pair)
+                if both is not None and both.shape[1] == 2 * view.size and _same(both[:, view.size :], alone):
+                    return Ends(_known(reading, True), alone, both[:, : view.size])
+            view, self.alone, self.lean = _known(view, False), True, None
+        return Ends(view, alone, self._score(view, other)[0])
 
     def ready(self, view: View, count: int) -> View:
         """The view with `at_once` known, if it matters."""
@@ -159,9 +173,8 @@ class Run:
         work = _Work(points, verb, keep, self._rows(view))
         try:
             with undisturbed(view.roots), Bar(count * view.size, label, self.progress) as bar:
-                for examples, steps in work.blocks(view, count):
-                    work.do(view, examples, steps)
-                    bar.update((steps.stop - steps.start) * (examples.stop - examples.start))
+                for done in work.all(view, slice(0, view.size), slice(0, count)):
+                    bar.update(done)
         except (RuntimeError, MemoryError) as error:
             if view.at_once is not None or not is_out(error):
                 raise
@@ -240,49 +253,34 @@ class _Work:
     keep: Callable[[Part], None]
     limit: int
 
-    def blocks(self, view: View, count: int) -> Iterator[tuple[slice, slice]]:
-        """Blocks of examples x runs of steps of at most `limit` examples; the limit may shrink on the way."""
-        start = 0
-        while start < view.size:
-            stop = view.size if not view.at_once else min(start + self.limit, view.size)
-            step = 0
-            while step < count:
-                end = min(step + max(1, self.limit // (stop - start)), count)
-                yield slice(start, stop), slice(step, end)
+    def all(self, view: View, examples: slice, steps: slice) -> Iterator[int]:
+        """Do all of it, block by block of at most `limit` points, which may shrink on the way; yields points done."""
+        start = examples.start
+        while start < examples.stop:
+            stop = min(start + self.limit, examples.stop) if view.at_once else examples.stop
+            step = steps.start
+            while step < steps.stop:
+                end = min(step + max(1, self.limit // (stop - start)), steps.stop)
+                yield from self._block(view, slice(start, stop), slice(step, end))
                 step = end
             start = stop
 
-    def do(self, view: View, examples: slice, steps: slice) -> None:
-        """One block; in halves if it does not fit into memory."""
-        block = view.examples(examples)
+    def _block(self, view: View, examples: slice, steps: slice) -> Iterator[int]:
+        """One call; in smaller ones if it does not fit into memory."""
+        copies, block = steps.stop - steps.start, view.examples(examples)
         try:
             scores, grads = self.verb(block, stacked(self.points(examples, steps)), examples, steps)
         except (RuntimeError, MemoryError) as error:
-            if not is_out(error):
-                raise
-            smaller = _halves(view, examples, steps)
-            if not smaller:
-                error.add_note("pellucid already went down to a single point of a single example that can be explained alone")
+            self.limit = copies * block.size // 2
+            if not is_out(error) or not self.limit or (copies == 1 and not view.at_once):
                 raise
         else:
-            shape = (steps.stop - steps.start, -1)
+            shape = (copies, -1)
             self.keep(Part(examples, steps, scores.unflatten(1, shape), tuple(g.unflatten(1, shape) for g in grads)))
+            yield copies * block.size
             return
         release()
-        self.limit = max(1, self.limit // 2)
-        for half in smaller:
-            self.do(view, *half)
-
-
-def _halves(view: View, examples: slice, steps: slice) -> list[tuple[slice, slice]]:
-    if steps.stop - steps.start > 1:
-        return [(examples, half) for half in _split(steps)]
-    return [(half, steps) for half in _split(examples)] if view.at_once and examples.stop - examples.start > 1 else []
-
-
-def _split(whole: slice) -> tuple[slice, slice]:
-    middle = (whole.start + whole.stop) // 2
-    return slice(whole.start, middle), slice(middle, whole.stop)
+        yield from self.all(view, examples, steps)
 
 
 def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:

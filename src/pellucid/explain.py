@@ -14,9 +14,9 @@ from torch import Tensor
 from .batch import Run
 from .errors import OptionError, UntrustedResult
 from .explanation import Check, Cost, Display, Explanation, Found
-from .inputs import Tensors, as_tensors
+from .inputs import Tensors, as_tensors, differentiable
 from .memory import Peak
-from .methods import Asked, find
+from .methods import WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
 from .trust import health_of, provenance_of
@@ -137,6 +137,8 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     run, start = Run(question.at_most, question.progress), time.perf_counter()
     view = at_input(question.model, question.inputs, question.target, question.args, question.kwargs, question.classes)
     peak = Peak(view.features[0].device)
+    if name not in WITHOUT_GRADIENT:
+        differentiable(view.features)
     prediction = _predicted(view, question, run)
     view = replace(view, pick=prediction.pick)
     found = method(Asked(view, question.baselines, question.seed, run), **options)

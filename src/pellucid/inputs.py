@@ -96,7 +96,7 @@ def _expand(feature: Tensor, baseline: Any, what: str) -> Tensor:
         return torch.zeros_like(feature)
     if not isinstance(baseline, Tensor | int | float):
         raise InputError(f"{what} is {type(baseline).__name__}; it must be a tensor, a number or None")
-    value = torch.as_tensor(baseline).detach().to(feature)
+    value = torch.as_tensor(baseline, dtype=feature.dtype, device=feature.device).detach()
     _check_values(value, what)
     whole, single = feature.shape, feature.shape[1:]
     if value.dim() and tuple(value.shape) not in (tuple(whole), (1, *single), tuple(single)):

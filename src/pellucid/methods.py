@@ -18,7 +18,7 @@ from .inputs import draws, expanded
 from .perturb import feature_ablation, groups_of
 from .view import View
 
-__all__ = ["METHODS", "Asked", "Method", "find"]
+__all__ = ["METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +79,7 @@ METHODS: dict[str, Method] = {
     "vargrad": _noise("vargrad"),
     "feature_ablation": _feature_ablation,
 }
+WITHOUT_GRADIENT = {"feature_ablation"}
 RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",

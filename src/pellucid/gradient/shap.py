@@ -51,11 +51,22 @@ class _Samples:
 
 
 def _drawn(features: Tensors, references: Tensors, samples: int, scales: Tensors, seed: int) -> _Samples:
-    """Places are stratified and references dealt out evenly: both unbiased, with less variance than free draws."""
+    """The even and the odd samples are drawn alike and apart, so that their difference tells the error of both together."""
     source, count = generator(seed, -1), len(references[0])
-    decks = [torch.randperm(count, generator=source) for _ in range(-(-samples // count))]
-    strata = (torch.randperm(samples, generator=source) + torch.rand(samples, generator=source, dtype=torch.float64)) / samples
-    return _Samples(features, references, torch.cat(decks)[:samples], strata, scales, seed)
+    chosen, places = torch.empty(samples, dtype=torch.long), torch.empty(samples, dtype=torch.float64)
+    for parity in range(2):
+        mine = len(range(parity, samples, 2))
+        chosen[parity::2], places[parity::2] = _dealt(mine, count, source)
+    return _Samples(features, references, chosen, places, scales, seed)
+
+
+def _dealt(samples: int, count: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    """References and places, each uniform by itself, but evenly spread: over references, and over places for each of them."""
+    decks = max(1, -(-samples // count))
+    order = torch.rand(decks, count, generator=source).argsort(1)
+    stratum = torch.rand(decks, count, generator=source).argsort(0).gather(1, order)
+    within = (torch.rand(decks, count, generator=source).argsort(1) + torch.rand(decks, count, generator=source, dtype=torch.float64)) / count
+    return order.flatten()[:samples], ((stratum + within) / decks).flatten()[:samples]
 
 
 def expected_gradients(
