@@ -35,7 +35,7 @@ Method = Callable[..., Found]
 
 
 def _integrated_gradients(
-    asked: Asked, *, steps: int = 50, rule: str = "gausslegendre", tolerance: float | None = None, multiply: bool = True
+    asked: Asked, *, steps: int | None = None, rule: str = "gausslegendre", tolerance: float | None = None, multiply: bool = True
 ) -> Found:
     references = expanded(asked.view.features, asked.baselines)
     return integrated_gradients(asked.view, references, steps, rule, tolerance, multiply, asked.run)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .inputs import Call, Tensors, as_tensors
 from .model import modules_of
-from .target import Pick, resolve
+from .target import Pick, Several, resolve
 
 __all__ = ["InputView", "View", "at_input", "gradients", "leaves_at", "stacked"]
 
@@ -38,8 +38,13 @@ class View(ABC):
         """`(targets, rows)`: the scores at the points. A model with one score for a whole batch gives `(targets, 1)`."""
 
     @abstractmethod
-    def examples(self, chosen: slice) -> View:
+    def some(self, rows: Sequence[int]) -> View:
         """The same view of some of the examples."""
+
+    def examples(self, chosen: slice) -> View:
+        """The same view of a run of examples."""
+        rows = range(self.size)[chosen]
+        return self if len(rows) == self.size else self.some(rows)
 
     @abstractmethod
     def moved(self, points: Tensors) -> View:
@@ -48,6 +53,10 @@ class View(ABC):
     @abstractmethod
     def readings(self) -> Iterator[View]:
         """The view under each way of reading which arguments grow with the batch."""
+
+    def targets(self) -> Sequence[View]:
+        """The view of each target by itself."""
+        return (self,)
 
     @property
     def size(self) -> int:
@@ -74,16 +83,16 @@ class InputView(View):
         # Copies, because a model may work in place on what it is given.
         return self.pick.scores(self.call(tuple(p.clone() for p in points)), len(points[0]))
 
-    def examples(self, chosen: slice) -> View:
-        rows = range(self.size)[chosen]
-        if len(rows) == self.size:
-            return self
-        features = tuple(f[chosen] for f in self.features)
+    def some(self, rows: Sequence[int]) -> View:
+        features = tuple(f[rows.start : rows.stop] if isinstance(rows, range) else f[list(rows)] for f in self.features)
         return replace(self, features=features, call=self.call.at(rows), pick=self.pick.at(rows))
 
     def moved(self, points: Tensors) -> View:
         rows = [*range(self.size)] * (len(points[0]) // self.size)
         return replace(self, features=points, call=self.call.at(rows), pick=self.pick.at(rows))
+
+    def targets(self) -> Sequence[View]:
+        return [replace(self, pick=pick) for pick in self.pick.picks] if isinstance(self.pick, Several) else (self,)
 
     def readings(self) -> Iterator[View]:
         for call in self.call.readings():

@@ -7,21 +7,26 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..batch import Ends, Points, Run
+from ..batch import Ends, Part, Points, Run
+from ..errors import OptionError
 from ..explanation import Found, accurate
 from ..inputs import Tensors, differentiable
 from ..lean import shaped
 from ..line import Line
 from ..view import View
+from .adaptive import MOST, Answer, Evaluate, blocks, integrate
 from .quadrature import rule
 
 __all__ = ["integrated_gradients"]
+
+# Bytes that the gradients at all nodes of a path may take.
+ROOM = 256 * 2**20
 
 
 def integrated_gradients(
     view: View,
     baselines: Tensors,
-    steps: int = 50,
+    steps: int | None = None,
     rule_name: str = "gausslegendre",
     tolerance: float | None = None,
     multiply: bool = True,
@@ -35,8 +40,10 @@ def integrated_gradients(
     Args:
         view: what is attributed to what.
         baselines: of the features' shapes.
-        steps: gradients per example.
-        rule_name: one of `pellucid.gradient.quadrature.RULES`.
+        steps: gradients per example, 50 by default; with a tolerance, at most so many, 65 by default.
+        rule_name: one of `pellucid.gradient.quadrature.RULES`; without effect if there is a tolerance.
+        tolerance: add steps, for each example as many as it needs, until both the completeness gap and the change between
+            nested rules are below this part of the attribution; `notes` tells `steps` and the estimated `error`.
         multiply: False leaves out the factor `(x - b)`.
 
     >>> import torch; from pellucid.view import at_input
@@ -48,17 +55,67 @@ def integrated_gradients(
     """
     run = run or Run()
     differentiable(view.features)
-    nodes, weights = rule(rule_name, steps)
-    ends = run.settle(view, baselines, steps)
     deltas = tuple(x - b for x, b in zip(view.features, baselines, strict=True))
-    means = _mean_gradient(ends, baselines, deltas, nodes, weights, run)
-    return _found(ends, baselines, deltas if multiply else None, means)
+    if tolerance is None:
+        nodes, weights = rule(rule_name, 50 if steps is None else steps)
+        ends = run.settle(view, baselines, len(nodes))
+        means, notes = _mean_gradient(ends, baselines, deltas, nodes, weights, run), dict[str, Tensor]()
+    else:
+        ends = run.settle(view, baselines, 9)
+        means, notes = _mean_to_tolerance(ends, baselines, deltas, tolerance, MOST if steps is None else steps, run)
+    values = tuple(m * d.to(m) for m, d in zip(means, deltas, strict=True)) if multiply else means
+    values = tuple(v.to(x.dtype) for v, x in zip(values, view.features, strict=True))
+    return Found(values, ends.here, ends.there, baselines, law="completeness" if multiply else "", notes=notes)
 
 
-def _found(ends: Ends, baselines: Tensors, deltas: Tensors | None, means: Tensors) -> Found:
-    values = means if deltas is None else tuple(m * d.to(m) for m, d in zip(means, deltas, strict=True))
-    values = tuple(v.to(x.dtype) for v, x in zip(values, ends.view.features, strict=True))
-    return Found(values, ends.here, ends.there, baselines, law="" if deltas is None else "completeness")
+def _mean_to_tolerance(
+    ends: Ends, starts: Tensors, deltas: Tensors, tolerance: float, most: int, run: Run
+) -> tuple[Tensors, dict[str, Tensor]]:
+    """The mean gradient `(T, B, ...)` of each target, to a tolerance; and the steps and the error `(T, B)`."""
+    if not 0 < tolerance < 1:
+        raise OptionError(f"tolerance is {tolerance}; it is a part of the attribution: give a number between 0 and 1, such as 0.01")
+    if most < 5:
+        raise OptionError(f"steps is {most}; to a tolerance at least 5 are needed")
+    if ends.here.shape[1] != ends.view.size:
+        raise OptionError("the model gives one score for the whole batch, and a tolerance is judged by example: use steps instead")
+    found = [_of_target(view, starts, deltas, tolerance, most, run) for view in ends.view.targets()]
+    sizes = [d[0].numel() for d in deltas]
+    means = torch.stack([answer.mean for answer in found]).split(sizes, dim=2)
+    notes = {"steps": torch.stack([a.steps for a in found]), "error": torch.stack([a.error for a in found])}
+    notes["tolerance"] = torch.full_like(notes["error"], tolerance)
+    return tuple(m.unflatten(2, d.shape[1:]) if d.dim() > 1 else m[..., 0] for m, d in zip(means, deltas, strict=True)), notes
+
+
+def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, most: int, run: Run) -> Answer:
+    flat = _flat(deltas, 1)
+
+    def evaluate_from(first: int) -> Evaluate:
+        def evaluate(places: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = (rows + first).tolist()
+            some = view if len(chosen) == view.size else view.some(chosen)
+            picked = (tuple(t[chosen] for t in tensors) for tensors in (starts, deltas))
+            values, gradients = torch.empty_like(places), places.new_empty(*places.shape, flat.shape[1])
+
+            def fold(part: Part) -> None:
+                values[part.steps, part.examples] = part.scores[0].to(values)
+                gradients[part.steps, part.examples] = _flat(part.gradients, 3)[0].to(gradients)
+
+            run.gradients(some, len(places), line(next(picked), next(picked), places), fold, "integrated gradients")
+            return values, gradients
+
+        return evaluate
+
+    whole = view.at_once is not True
+    parts = [slice(0, view.size)] if whole else list(blocks(flat, most, ROOM))
+    answers = [integrate(evaluate_from(part.start), flat[part], tolerance, most, whole) for part in parts]
+    return Answer(*(torch.cat([getattr(a, name) for a in answers]) for name in ("mean", "steps", "error")))
+
+
+def _flat(tensors: Tensors, start: int) -> Tensor:
+    """All features of an example in one row, in the dtype that sums are kept in."""
+    return torch.cat(
+        [t.to(accurate(t.dtype)).flatten(start) if t.dim() > start else t.to(accurate(t.dtype)).unsqueeze(start) for t in tensors], start
+    )
 
 
 def _mean_gradient(ends: Ends, starts: Tensors, deltas: Tensors, nodes: Tensor, weights: Tensor, run: Run) -> Tensors:
@@ -118,10 +175,13 @@ class _Mean:
 
 
 def line(starts: Tensors, deltas: Tensors, nodes: Tensor) -> Points:
-    """The points `start + node * delta`."""
+    """The points `start + node * delta`, with nodes `(steps,)` or one for each example, `(steps, B)`."""
+    each = nodes if nodes.dim() == 2 else nodes[:, None]
 
     def points(examples: slice, steps: slice) -> Tensors:
-        here = nodes[steps]
-        return tuple(s[examples] + here.to(d).view(-1, *(1,) * d.dim()) * d[examples] for s, d in zip(starts, deltas, strict=True))
+        here = each[steps] if nodes.dim() == 1 else each[steps, examples]
+        return tuple(
+            s[examples] + here.to(d).view(*here.shape, *(1,) * (d.dim() - 1)) * d[examples] for s, d in zip(starts, deltas, strict=True)
+        )
 
     return points

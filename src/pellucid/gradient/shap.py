@@ -65,7 +65,9 @@ def _dealt(samples: int, count: int, source: torch.Generator) -> tuple[Tensor, T
     decks = max(1, -(-samples // count))
     order = torch.rand(decks, count, generator=source).argsort(1)
     stratum = torch.rand(decks, count, generator=source).argsort(0).gather(1, order)
-    within = (torch.rand(decks, count, generator=source).argsort(1) + torch.rand(decks, count, generator=source, dtype=torch.float64)) / count
+    within = (
+        torch.rand(decks, count, generator=source).argsort(1) + torch.rand(decks, count, generator=source, dtype=torch.float64)
+    ) / count
     return order.flatten()[:samples], ((stratum + within) / decks).flatten()[:samples]
 
 

@@ -73,7 +73,9 @@ def scales_of(features: Tensors, stdev: float | Sequence[float], relative: bool)
     each = (stdev,) * len(features) if isinstance(stdev, int | float) else tuple(stdev)
     if len(each) != len(features) or any(s < 0 for s in each):
         raise OptionError(f"stdev is {stdev!r}; give one number >= 0, or one for each of the {len(features)} inputs")
-    return tuple(torch.as_tensor(s, dtype=f.dtype, device=f.device) * (_range(f) if relative else 1) for s, f in zip(each, features, strict=True))
+    return tuple(
+        torch.as_tensor(s, dtype=f.dtype, device=f.device) * (_range(f) if relative else 1) for s, f in zip(each, features, strict=True)
+    )
 
 
 def _range(feature: Tensor) -> Tensor:

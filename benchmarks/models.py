@@ -1,0 +1,40 @@
+"""The shapes that are measured: ResNet-18, wide and narrow perceptrons, with random weights (time does not depend on them)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Two convolutions around a shortcut, as in He et al. 2016."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.second, self.other = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.relu = nn.ReLU(inplace=True)
+        same = stride == 1 and before == after
+        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.other(self.second(self.relu(self.norm(self.first(x)))))
+        return self.relu(y + self.shortcut(x))
+
+
+def resnet18(classes: int = 1000) -> nn.Module:
+    """The ResNet-18 shape, in eval mode."""
+    torch.manual_seed(0)
+    widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
+    return nn.Sequential(*stem, *(Block(*width) for width in widths), *head).eval()
+
+
+def mlp(*widths: int) -> nn.Module:
+    """Linear layers with ReLUs between."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()

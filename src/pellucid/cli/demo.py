@@ -1,0 +1,98 @@
+"""`pellucid demo`: one held-out example of each small model, explained by several methods, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .. import zoo
+from ..errors import MissingExtra
+from ..explain import explain
+from ..explanation import Explanation
+from ..show import Section
+from ..task import Task
+from .output import folder, summary, write
+
+__all__ = ["demo"]
+
+METHODS: dict[str, dict[str, Any]] = {
+    "saliency": {},
+    "input_x_gradient": {},
+    "smoothgrad": {"samples": 50},
+    "gradient_shap": {"samples": 200},
+    "integrated_gradients": {"tolerance": 0.02},
+    "feature_ablation": {},
+}
+
+INTRODUCTION = """Four small models, trained on real data, and for each one example that it was not trained on. Every method \
+answers the same question: which parts of the input moved this prediction? Beside each answer stands what was checked \
+about it and what it cost.
+
+A picture that looks convincing can still be wrong. Completeness, where a method promises it, says whether the parts add \
+up to the whole; the spread says what another seed would have changed."""
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("pellucid-demo"),
+    model: Annotated[list[str] | None, typer.Option(help=f"Only this model ({', '.join(zoo.NAMES)}); may be repeated.")] = None,
+) -> None:
+    """Explain one held-out example of each of the four small models; write a page and pictures."""
+    console = Console()
+    wanted = [_known(name) for name in model] if model else list(zoo.NAMES)
+    folder(out)
+    sections = [section for name in wanted if (section := _section(name, console)) is not None]
+    path = write(sections, out, "Pellucid: explanations you can check", INTRODUCTION)
+    summary(sections, console)
+    console.print(f"The page: [bold]{path}[/] (pictures beside it)", soft_wrap=True)
+
+
+def _known(name: str) -> str:
+    if name not in zoo.NAMES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(zoo.NAMES)}", param_hint="--model")
+    return name
+
+
+def _section(name: str, console: Console) -> Section | None:
+    try:
+        task = getattr(zoo, name)()
+        raw, label = zoo.held_out(name)[0]
+    except MissingExtra as error:
+        console.print(f"{name} is left out: {error}", markup=False)
+        return None
+    with console.status(f"explaining {name} ..."):
+        explanations = [explained(task, raw, method, **options) for method, options in METHODS.items()]
+    found = explanations[0]
+    right = found.predictions is not None and int(found.predictions[0]) == label
+    verdict = "right" if right else "wrong"
+    said = f"The model ({100 * zoo.accuracy(name):.1f} % right on held-out data) is {verdict}: this is {task.classes[label]!r}."
+    return Section(TITLES[name], said, explanations)
+
+
+def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int | None = 0, **options: Any) -> Explanation:
+    """One raw example explained by one method, drawn as its task says."""
+    sample = task.prepare(raw)
+    return explain(
+        task.model,
+        sample.inputs,
+        target,
+        method,
+        baselines=sample.baselines,
+        kwargs=sample.keywords,
+        classes=task.classes,
+        names=sample.names,
+        kind=task.kind,
+        picture=sample.picture,
+        seed=seed,
+        **options,
+    )
+
+
+TITLES = {
+    "digits": "A handwritten digit",
+    "tiles": "A tile of a photograph",
+    "cancer": "A biopsy in thirty numbers",
+    "sentences": "A sentence of documentation",
+}

@@ -1,0 +1,22 @@
+"""`pellucid methods`: the methods and their options."""
+
+from __future__ import annotations
+
+import inspect
+
+from rich.console import Console
+from rich.table import Table
+
+from ..methods import METHODS, WITHOUT_GRADIENT
+
+__all__ = ["methods"]
+
+
+def methods() -> None:
+    """List the methods, what each needs, and its options with their defaults."""
+    table = Table("method", "needs", "options (--option NAME=VALUE)")
+    for name, method in METHODS.items():
+        parameters = [p for p in inspect.signature(method).parameters.values() if p.name != "asked"]
+        options = ", ".join(f"{p.name}={p.default}" for p in parameters)
+        table.add_row(name, "outputs" if name in WITHOUT_GRADIENT else "gradients", options)
+    Console().print(table)
