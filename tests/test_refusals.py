@@ -36,7 +36,7 @@ REFUSED = [
     ("different batches", {"model": TwoInputs(), "inputs": (torch.ones(3, 4), torch.ones(5, 3))}, InputError, ["[3, 5]"]),
     ("NaN", {"inputs": NAN}, InputError, ["1 NaN", "(0, 1)", "fill or drop"]),
     ("integers with gradients", {"inputs": torch.ones(3, 5, dtype=torch.long)}, InputError, ["int64", ".float()", "feature_ablation"]),
-    ("baseline of the wrong shape", {"baselines": torch.zeros(4)}, InputError, ["(4,)", "(3, 5)", "(1, 5)"]),
+    ("baseline of the wrong shape", {"baselines": torch.zeros(4)}, InputError, ["(4,)", "(3, 5)", "(5,)"]),
     ("baseline of another batch", {"baselines": torch.zeros(2, 5)}, InputError, ["(2, 5)"]),
     ("too many baselines", {"baselines": (0, 1)}, InputError, ["2 baselines", "1 inputs"]),
     ("baseline of no kind", {"baselines": "zero"}, InputError, ["str"]),

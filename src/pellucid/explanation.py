@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FileError
+from .inputs import joined
 from .task import Kind
 
 if TYPE_CHECKING:
@@ -63,14 +64,9 @@ class Found:
     @property
     def difference(self) -> Tensor:
         """`(T, B)`: the sum of the values less the change of the score from the baselines (Captum's convergence delta)."""
-        total = torch.stack([v.flatten(2).sum(2, dtype=accurate(v.dtype)) for v in self.values]).sum(0)
+        total = joined(self.values, 2).sum(2)
         change = self.scores.to(total) - (0 if self.baseline_scores is None else self.baseline_scores.to(total))
         return (total.sum(1, keepdim=True) if change.shape[1] == 1 else total) - change
-
-
-def accurate(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to add up numbers of this dtype in."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 @dataclass(frozen=True)

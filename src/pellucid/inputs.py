@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import InputError
 
-__all__ = ["Baseline", "Call", "Tensors", "as_tensors", "differentiable", "draws", "expanded", "tile"]
+__all__ = ["Baseline", "Call", "Tensors", "accurate", "as_tensors", "differentiable", "draws", "expanded", "joined", "tile"]
 
 Tensors = tuple[Tensor, ...]
 Baseline = Tensor | float | int | None
@@ -99,10 +99,11 @@ def _expand(feature: Tensor, baseline: Any, what: str) -> Tensor:
     value = torch.as_tensor(baseline, dtype=feature.dtype, device=feature.device).detach()
     _check_values(value, what)
     whole, single = feature.shape, feature.shape[1:]
-    if value.dim() and tuple(value.shape) not in (tuple(whole), (1, *single), tuple(single)):
+    fits = value.shape == single or (value.dim() == len(whole) and all(n in (1, m) for n, m in zip(value.shape, whole, strict=True)))
+    if value.dim() and not fits:
         raise InputError(
-            f"{what} has shape {tuple(value.shape)}; it must be that of the input {tuple(whole)}, of one example "
-            f"{(1, *single)} or {tuple(single)}, or a number"
+            f"{what} has shape {tuple(value.shape)}; it must be that of the input {tuple(whole)} (or 1 in some places), of one "
+            f"example {tuple(single)}, or a number"
         )
     return value.expand(whole)
 
@@ -141,6 +142,16 @@ def _distribution(feature: Tensor, baseline: Any, index: int) -> Tensor:
         )
     _check_values(baseline, f"baselines[{index}]")
     return baseline.detach().to(feature)
+
+
+def accurate(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to add up numbers of this dtype in."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def joined(tensors: Tensors, lead: int) -> Tensor:
+    """All features of an example in one row, `(..., N)` behind `lead` leading dimensions, in the dtype for sums."""
+    return torch.cat([t.to(accurate(t.dtype)).reshape(*t.shape[:lead], -1) for t in tensors], lead)
 
 
 def tile(value: Tensor, times: int) -> Tensor:

@@ -96,7 +96,8 @@ class Every(Pick):
         found = tensor_of(output)
         if found.numel() == 1:
             return found.reshape(1, 1)
-        _check_rows(found, rows)
+        if found.dim() == 0 or len(found) != rows:  # so many numbers for the whole batch
+            return found.reshape(-1, 1)
         return found.reshape(rows, -1).T
 
     def __str__(self) -> str:
@@ -224,7 +225,7 @@ def tensor_of(output: Any) -> Tensor:
     if isinstance(output, Tensor) and not output.is_complex():
         return output
     if isinstance(output, int | float):
-        return torch.tensor(float(output))
+        return torch.tensor(float(output), dtype=torch.float64)
     kind = f"a complex tensor ({output.dtype})" if isinstance(output, Tensor) else type(output).__name__
     fields = f" with {list(output)}" if isinstance(output, dict) else ""
     raise OutputError(

@@ -3,4 +3,7 @@
 from . import attr
 from .install import install, uninstall
 
+__version__ = "0.9.0"
+"""The Captum whose surface this is; libraries compare it before they use what is new."""
+
 __all__ = ["attr", "install", "uninstall"]

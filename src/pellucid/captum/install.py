@@ -8,47 +8,59 @@ from types import ModuleType
 
 __all__ = ["install", "uninstall"]
 
-# The module that answers at each of Captum's paths, public and private, as far as its classes are here.
-PATHS = {
+# The module that answers at each of Captum's paths, public and private, as far as its classes are here; None is a
+# package that only holds others.
+PATHS: dict[str, str | None] = {
     "captum": "pellucid.captum",
     "captum.attr": "pellucid.captum.attr",
-    "captum.attr._core": "pellucid.captum.attr",
+    "captum.attr._core": None,
     "captum.attr._core.saliency": "pellucid.captum.attr.gradient",
     "captum.attr._core.input_x_gradient": "pellucid.captum.attr.gradient",
     "captum.attr._core.integrated_gradients": "pellucid.captum.attr.gradient",
     "captum.attr._core.gradient_shap": "pellucid.captum.attr.gradient",
     "captum.attr._core.noise_tunnel": "pellucid.captum.attr.noise",
     "captum.attr._core.feature_ablation": "pellucid.captum.attr.perturbation",
-    "captum.attr._utils": "pellucid.captum.attr",
+    "captum.attr._utils": None,
     "captum.attr._utils.attribution": "pellucid.captum.attr.base",
     "captum.attr._utils.visualization": "pellucid.captum.attr.visualization",
 }
 
 _before: dict[str, ModuleType] = {}
-_installed: set[str] = set()
+_added: list[tuple[ModuleType, str]] = []
 
 
 def install() -> None:
-    """From here on `import captum` finds `pellucid.captum`; modules that hold Captum's classes already keep them."""
-    if _installed:
+    """From here on `import captum` finds `pellucid.captum`; what holds Captum's classes already keeps them."""
+    if _added:
         return
     _before.update({name: module for name, module in sys.modules.items() if _is_captum(name)})
     for name in _before:
         del sys.modules[name]
     for name, ours in PATHS.items():
-        sys.modules[name] = importlib.import_module(ours)
-    _installed.update(PATHS)
+        sys.modules[name] = _package(name) if ours is None else importlib.import_module(ours)
+        parent, _, child = name.rpartition(".")
+        if parent and not hasattr(sys.modules[parent], child):
+            setattr(sys.modules[parent], child, sys.modules[name])
+            _added.append((sys.modules[parent], child))
 
 
 def uninstall() -> None:
     """Undo `install`: Captum, where it is installed, answers to its name again."""
-    if not _installed:
+    if not _added:
         return
     for name in [name for name in sys.modules if _is_captum(name)]:
         del sys.modules[name]
+    for parent, child in _added:
+        delattr(parent, child)
     sys.modules.update(_before)
     _before.clear()
-    _installed.clear()
+    _added.clear()
+
+
+def _package(name: str) -> ModuleType:
+    package = ModuleType(name, "Stands in for a package of Captum's.")
+    package.__path__ = []
+    return package
 
 
 def _is_captum(name: str) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
+from torch import Tensor
 
 from .. import zoo
 from ..errors import MissingExtra
@@ -74,6 +77,8 @@ def _section(name: str, console: Console) -> Section | None:
 def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int | None = 0, **options: Any) -> Explanation:
     """One raw example explained by one method, drawn as its task says."""
     sample = task.prepare(raw)
+    if method == "feature_ablation" and task.kind in PIECES:
+        options.setdefault("feature_mask", tuple(PIECES[task.kind](x) for x in sample.inputs))
     return explain(
         task.model,
         sample.inputs,
@@ -89,6 +94,18 @@ def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int |
         **options,
     )
 
+
+def _patches(x: Tensor) -> Tensor:
+    """A grid of about eight by eight squares, all colours of a pixel together."""
+    down, across = (torch.arange(n) // max(1, n // 8) for n in x.shape[2:])
+    return (down[:, None] * len(across) + across)[None, None]
+
+
+# What a person would take away as one piece: a square of a picture, a token with its whole embedding.
+PIECES: dict[str, Callable[[Tensor], Tensor]] = {
+    "image": _patches,
+    "text": lambda x: torch.arange(x.shape[1]).view(1, -1, 1),
+}
 
 TITLES = {
     "digits": "A handwritten digit",

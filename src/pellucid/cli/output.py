@@ -42,23 +42,32 @@ def _plain(title: str) -> str:
 
 def summary(sections: list[Section], console: Console) -> None:
     """A row for each explanation: prediction, method, completeness gap, seconds, health."""
-    table = Table("example", "prediction", "explained", "method", "gap", "seconds", "health")
-    for column in (4, 5):
-        table.columns[column].justify = "right"
+    table = Table(
+        caption="gap: how far the parts are from adding up to the whole; – where a method does not promise it", caption_justify="left"
+    )
+    table.add_column("prediction", min_width=27)
+    table.add_column("method", no_wrap=True)
+    table.add_column("gap", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    table.add_column("health")
     for section in sections:
+        heads = [section.title, *_predicted(section.explanations[0])] + [""] * len(section.explanations)
         for i, explanation in enumerate(section.explanations):
-            table.add_row(section.title if i == 0 else "", *_row(explanation), end_section=i == len(section.explanations) - 1)
+            table.add_row(heads[i], *_row(explanation), end_section=i == len(section.explanations) - 1)
     console.print(table)
+
+
+def _predicted(explanation: Explanation) -> Iterator[str]:
+    yield _prediction(explanation)
+    yield f"explained: {explanation.target.removeprefix('output ')}"
 
 
 def _row(explanation: Explanation) -> Iterator[str]:
     completeness = explanation.check("completeness")
     failed = [check.name for check in explanation.health if not check.passed]
-    yield _prediction(explanation)
-    yield explanation.target.removeprefix("output ")
     yield explanation.method
-    yield "no such law" if completeness is None or completeness.value is None else f"{100 * completeness.value:.2g} %"
-    yield f"{explanation.cost.seconds:.2f}"
+    yield "–" if completeness is None or completeness.value is None else f"{100 * completeness.value:.2g} %"
+    yield f"{explanation.cost.seconds:.3f}"
     yield "✓" if not failed else "look at " + ", ".join(failed)
 
 

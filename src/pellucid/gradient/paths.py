@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..batch import Ends, Part, Points, Run
 from ..errors import OptionError
-from ..explanation import Found, accurate
-from ..inputs import Tensors, differentiable
+from ..explanation import Found
+from ..inputs import Tensors, accurate, differentiable, joined
 from ..lean import shaped
 from ..line import Line
 from ..view import View
@@ -83,11 +83,11 @@ def _mean_to_tolerance(
     means = torch.stack([answer.mean for answer in found]).split(sizes, dim=2)
     notes = {"steps": torch.stack([a.steps for a in found]), "error": torch.stack([a.error for a in found])}
     notes["tolerance"] = torch.full_like(notes["error"], tolerance)
-    return tuple(m.unflatten(2, d.shape[1:]) if d.dim() > 1 else m[..., 0] for m, d in zip(means, deltas, strict=True)), notes
+    return tuple(m.reshape(*m.shape[:2], *d.shape[1:]) for m, d in zip(means, deltas, strict=True)), notes
 
 
 def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, most: int, run: Run) -> Answer:
-    flat = _flat(deltas, 1)
+    flat = joined(deltas, 1)
 
     def evaluate_from(first: int) -> Evaluate:
         def evaluate(places: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, m
 
             def fold(part: Part) -> None:
                 values[part.steps, part.examples] = part.scores[0].to(values)
-                gradients[part.steps, part.examples] = _flat(part.gradients, 3)[0].to(gradients)
+                gradients[part.steps, part.examples] = joined(part.gradients, 3)[0].to(gradients)
 
             run.gradients(some, len(places), line(next(picked), next(picked), places), fold, "integrated gradients")
             return values, gradients
@@ -109,13 +109,6 @@ def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, m
     parts = [slice(0, view.size)] if whole else list(blocks(flat, most, ROOM))
     answers = [integrate(evaluate_from(part.start), flat[part], tolerance, most, whole) for part in parts]
     return Answer(*(torch.cat([getattr(a, name) for a in answers]) for name in ("mean", "steps", "error")))
-
-
-def _flat(tensors: Tensors, start: int) -> Tensor:
-    """All features of an example in one row, in the dtype that sums are kept in."""
-    return torch.cat(
-        [t.to(accurate(t.dtype)).flatten(start) if t.dim() > start else t.to(accurate(t.dtype)).unsqueeze(start) for t in tensors], start
-    )
 
 
 def _mean_gradient(ends: Ends, starts: Tensors, deltas: Tensors, nodes: Tensor, weights: Tensor, run: Run) -> Tensors:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..batch import Part, Run
 from ..errors import OptionError
-from ..explanation import Found, accurate
-from ..inputs import Tensors, differentiable
+from ..explanation import Found
+from ..inputs import Tensors, accurate, differentiable, joined
 from ..seeds import generator, resolve_seed
 from ..view import View
 from .smoothing import noisy, scales_of, spread_of
@@ -136,7 +136,7 @@ def _gathered(view: View, drawn: _Samples, samples: int, multiply: bool, run: Ru
             totals.append(wide[0].new_zeros(len(wide[0]), samples, view.size))
             for half in halves:
                 half.extend(torch.zeros(len(w), *f.shape, dtype=w.dtype, device=w.device) for w, f in zip(wide, view.features, strict=True))
-        totals[0][:, part.steps, part.examples] = torch.stack([w.flatten(3).sum(3) for w in wide]).sum(0)
+        totals[0][:, part.steps, part.examples] = joined(wide, 3).sum(3)
         for parity, half in enumerate(halves):
             for total, w in zip(half, wide, strict=True):
                 total[:, part.examples] += w[:, (part.steps.start + parity) % 2 :: 2].sum(1)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..batch import Run
 from ..errors import OptionError
-from ..explanation import Found, accurate
-from ..inputs import Tensors, differentiable
+from ..explanation import Found
+from ..inputs import Tensors, accurate, differentiable, joined
 from ..memory import CPU_BUDGET, bytes_of
 from ..seeds import generator, normal, resolve_seed
 from ..view import View, stacked
@@ -79,7 +79,7 @@ def scales_of(features: Tensors, stdev: float | Sequence[float], relative: bool)
 
 
 def _range(feature: Tensor) -> Tensor:
-    flat = feature.flatten(1)
+    flat = feature.reshape(len(feature), -1)
     return (flat.amax(1) - flat.amin(1)).view(-1, *(1,) * (feature.dim() - 1))
 
 
@@ -148,6 +148,5 @@ class _Moments:
 
 def spread_of(one: Tensors, other: Tensors, values: Tensors) -> Tensor:
     """`(T, B)`. Half the distance between the halves' results is the standard deviation of a mean over both, relative to it."""
-    distance = torch.stack([(a - b).flatten(2).square().sum(2) for a, b in zip(one, other, strict=True)]).sum(0).sqrt()
-    size = torch.stack([v.to(accurate(v.dtype)).flatten(2).square().sum(2) for v in values]).sum(0).sqrt()
+    distance, size = (joined(one, 2) - joined(other, 2)).norm(dim=2), joined(values, 2).norm(dim=2)
     return torch.where(size > 0, distance / 2 / size, distance)

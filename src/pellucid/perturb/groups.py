@@ -40,9 +40,8 @@ class Groups:
 def _spread(values: Tensor, ids: Tensor) -> Tensor:
     if len(ids) == 1:
         return values[:, :, ids[0]]
-    flat = ids.flatten(1).expand(len(values), *ids.flatten(1).shape)
-    found: Tensor = values.gather(2, flat).unflatten(2, ids.shape[1:])
-    return found
+    flat = ids.reshape(1, len(ids), -1).expand(len(values), -1, -1)
+    return values.gather(2, flat).reshape(len(values), *ids.shape)
 
 
 def groups_of(features: Tensors, masks: Tensor | Sequence[Tensor | None] | None = None) -> Groups:
@@ -92,7 +91,7 @@ def _misfit(feature: Tensor, mask: Tensor, index: int) -> Tensor:
 
 def _filled(features: Tensors, ids: list[Tensor | None]) -> Tensors:
     """Inputs without a mask get ids beyond all others."""
-    free = 1 + max(int(i.max()) for i in ids if i is not None)
+    free = 1 + max((int(i.max()) for i in ids if i is not None and i.numel()), default=-1)
     found = []
     for feature, given in zip(features, ids, strict=True):
         size = feature[0].numel()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..explanation import Check, Found, accurate
+from ..explanation import Check, Found
+from ..inputs import joined
 from ..model import in_train_mode
 from ..view import View
 
@@ -44,7 +45,7 @@ def _finite(view: View, found: Found) -> Check:
 
 def _signal(view: View, found: Found) -> Check:
     """An attribution that is zero, or the same everywhere, tells nothing apart."""
-    flat = torch.cat([v.flatten(2) for v in found.values], 2)
+    flat = joined(found.values, 2)
     zero = (flat == 0).all(2)
     constant = (flat == flat[:, :, :1]).all(2) & ~zero if flat.shape[2] > 1 else torch.zeros_like(zero)
     if zero.any() or constant.any():
@@ -73,7 +74,7 @@ def relative_gap(found: Found) -> Tensor | None:
     if found.gap is None or found.baseline_scores is None:
         return None
     change = (found.scores - found.baseline_scores).abs().to(found.gap)
-    mass = torch.stack([v.abs().flatten(2).sum(2, dtype=accurate(v.dtype)) for v in found.values]).sum(0)
+    mass = joined(found.values, 2).abs().sum(2)
     return found.gap.abs() / torch.maximum(change, 0.1 * mass).clamp_min(torch.finfo(change.dtype).tiny)
 
 

@@ -116,7 +116,7 @@ def answer(inputs: Any, view: InputView, found: Found) -> Any:
     for check in concerns(view, found):
         warn(check.name, check.message)
     values = tuple(v[0] for v in found.values)
-    return values if isinstance(inputs, tuple) else values[0]
+    return values if isinstance(inputs, tuple | list) else values[0]
 
 
 def with_delta(attributions: Any, delta: Tensor | None, wanted: bool) -> Any:

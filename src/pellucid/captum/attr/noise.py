@@ -45,7 +45,7 @@ class NoiseTunnel(Attribution):
         def attribute(points: Tensors) -> Tensors:
             copies, flat = len(points[0]), stacked(points)
             found = self.attribution_method.attribute(
-                flat if isinstance(inputs, tuple) else flat[0], **_grown(kwargs, view, copies, source)
+                flat if isinstance(inputs, tuple | list) else flat[0], **_grown(kwargs, view, copies, source)
             )
             if kwargs.get("return_convergence_delta"):
                 found, delta = found
@@ -57,7 +57,7 @@ class NoiseTunnel(Attribution):
             at_once=bool(view.at_once), at_most=nt_samples_batch_size,
         )  # fmt: skip
         attributions = tuple(v[0] for v in values)
-        shaped = attributions if isinstance(inputs, tuple) else attributions[0]
+        shaped = attributions if isinstance(inputs, tuple | list) else attributions[0]
         return (shaped, torch.cat(deltas).transpose(0, 1).flatten()) if deltas else shaped
 
     def attribute_future(self) -> None:

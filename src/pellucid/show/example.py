@@ -1,0 +1,133 @@
+"""One example of an explanation, made ready to draw: numbers, names, picture, and the words around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InputError
+from .numbers import number, percent
+from .scale import Array, array_of, finite
+
+if TYPE_CHECKING:
+    from ..explanation import Explanation
+
+__all__ = ["Example", "details", "example_of", "headline", "pixels", "rows_of", "title", "unit_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One input of one example.
+
+    Attributes:
+        values: its attributions, without the batch dimension.
+        features: what they are about; of the same shape unless a layer was attributed.
+        names: the names that were given, or none.
+        picture: `(H, W)` or `(H, W, 3)` uint8, where a person can look at the example.
+    """
+
+    values: Array
+    features: Array
+    names: tuple[str, ...]
+    picture: NDArray[np.uint8] | None
+
+    def named(self, size: int, word: str = "feature") -> tuple[str, ...]:
+        """One name for each of `size` things, numbered where none was given.
+
+        Raises:
+            InputError: there are names, but not as many.
+        """
+        if self.names and len(self.names) != size:
+            raise InputError(
+                f"there are {len(self.names)} names for {size} attributions of shape {self.values.shape}; "
+                f"give as many names as there are columns or tokens, or none"
+            )
+        return self.names or tuple(f"{word} {i}" for i in range(size))
+
+
+def example_of(explanation: Explanation, example: int = 0, which: int = 0) -> Example:
+    """The numbers of one input (`which`) of one example.
+
+    Raises:
+        InputError: the explanation has no such example or input.
+    """
+    _check(example, len(explanation), "example")
+    _check(which, len(explanation.attributions), "which")
+    values = _row(explanation.attributions[which], example)
+    features = _row(explanation.features[min(which, len(explanation.features) - 1)], example)
+    picture = explanation.display.picture if example == 0 else None
+    return Example(values, features, explanation.display.names, picture)
+
+
+def rows_of(explanation: Explanation, example: int) -> list[Example]:
+    """Every input of one example."""
+    return [example_of(explanation, example, which) for which in range(len(explanation.attributions))]
+
+
+def headline(explanation: Explanation, example: int) -> str:
+    """What the model said: the predicted class and its confidence, or else the score."""
+    if explanation.predictions is None:
+        return f"score {number(_number(explanation.scores, example))}"
+    name = _class(explanation, int(_number(explanation.predictions, example)))
+    if explanation.confidences is None:
+        return f"predicted {name}"
+    return f"predicted {name} ({percent(_number(explanation.confidences, example))})"
+
+
+def details(explanation: Explanation, example: int) -> Iterator[str]:
+    """What was asked, how, and how far the answer adds up."""
+    yield f"explains {explanation.target}"
+    yield explanation.method.replace("_", " ")
+    check = explanation.check("completeness")
+    if check is not None:
+        gap = "" if check.value is None else f" {percent(check.value)}"
+        yield f"{'✓' if check.passed else '✗'}\N{NO-BREAK SPACE}completeness gap{gap}"
+    if len(explanation) > 1:
+        yield f"example {example + 1} of {len(explanation)}"
+
+
+def title(explanation: Explanation, example: int) -> tuple[str, str]:
+    """The headline, and the details in one line that breaks between them only."""
+    parts = (part.replace(" ", "\N{NO-BREAK SPACE}") for part in details(explanation, example))
+    return headline(explanation, example), " · ".join(parts)
+
+
+def unit_of(explanation: Explanation) -> str:
+    """What the attributions are measured in, as far as it is known: what adds up to the score has its unit."""
+    return "attribution" if explanation.check("completeness") is None else "attribution (in units of the score)"
+
+
+def pixels(features: Array) -> NDArray[np.uint8]:
+    """`(C, H, W)` or `(H, W)` as a picture: values in [0, 1] or [0, 255] as they are, others stretched to fill it."""
+    known = finite(features)
+    if known.ndim == 3:
+        known = np.moveaxis(known, 0, 2) if len(known) == 3 else known.mean(0)
+    low, high = float(known.min()), float(known.max())
+    fits = low >= 0 and high <= 255
+    start, span = (0.0, 1.0 if high <= 1 else 255.0) if fits else (low, high - low or 1.0)
+    return np.rint((known - start) / span * 255).astype(np.uint8)
+
+
+def _class(explanation: Explanation, index: int) -> str:
+    classes: Sequence[str] = explanation.display.classes
+    return classes[index] if index < len(classes) else f"class {index}"
+
+
+def _row(tensor: Tensor, example: int) -> Array:
+    # A model with one score for the whole batch has one row of attributions.
+    return array_of(tensor[example if len(tensor) > 1 else 0])
+
+
+def _number(tensor: Tensor, example: int) -> float:
+    return float(_row(tensor, example).reshape(-1)[0])
+
+
+def _check(index: int, size: int, what: str) -> None:
+    if not isinstance(index, int) or not 0 <= index < size:
+        have = f"{what} can be 0" if size == 1 else f"{what} can be 0 to {size - 1}"
+        raise InputError(f"{what}={index!r} is not in this explanation; {have}")

@@ -1,0 +1,41 @@
+"""Which picture belongs to which kind of explanation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ..errors import OptionError
+from ..explanation import Explanation
+from .image import draw_image
+from .series import draw_series
+from .table import draw_table
+from .text import draw_text
+
+__all__ = ["KINDS", "drawn"]
+
+KINDS: Mapping[str, Callable[..., Figure]] = {
+    "image": draw_image,
+    "table": draw_table,
+    "text": draw_text,
+    "series": draw_series,
+    "tensor": draw_table,
+}
+
+
+def drawn(explanation: Explanation, example: int, options: Mapping[str, Any]) -> Figure:
+    """The picture of one example.
+
+    Raises:
+        OptionError: an option that pictures of this kind do not have. InputError: no such example.
+    """
+    kind = explanation.display.kind
+    picture = KINDS[kind]
+    known = list(inspect.signature(picture).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise OptionError(f"a picture of kind {kind!r} has no option {name!r}; it has {', '.join(known)}")
+    return picture(explanation, example, **options)

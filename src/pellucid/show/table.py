@@ -1,0 +1,168 @@
+"""Attributions of named features as horizontal bars, the strongest first, the rest in one so that nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import OptionError
+from ..explanation import Explanation
+from .colour import AGAINST, FOR
+from .example import Example, rows_of, title, unit_of
+from .frame import sheet
+from .numbers import count, literal, number, shortened
+from .scale import Array, finite, summed
+
+__all__ = ["Bar", "bars", "draw_table", "listed"]
+
+OTHERS = "#8a8a8a"
+WIDEST = 44
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: what it stands for, how long it is (NaN and infinities kept), and its colour."""
+
+    name: str
+    value: float
+    colour: str
+
+    @property
+    def length(self) -> float:
+        """The value, or nothing if it is not finite."""
+        return self.value if np.isfinite(self.value) else 0.0
+
+
+def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]:
+    """The `top` strongest features and the sum of all others: together they add up to all finite attributions.
+
+    Raises:
+        OptionError: top is not positive. InputError: there are names, but not one for each feature.
+    """
+    if top < 1:
+        raise OptionError(f"top={top!r} shows no bar; give at least 1")
+    names, values = _named(rows_of(explanation, example), explanation.display.names)
+    # What is not finite comes first, because it must be seen.
+    order = np.argsort(-np.where(np.isfinite(values), np.abs(values), np.inf), kind="stable")
+    shown = order if len(order) <= top + 1 else order[:top]
+    found = [Bar(names[i], values[i], FOR if values[i] > 0 else AGAINST) for i in shown.tolist()]
+    rest = values[order[len(shown) :]]
+    others = Bar(count(len(rest), "other") + " (net)", float(finite(rest).sum()), OTHERS)
+    return [*found, others] if len(rest) else found
+
+
+def _named(inputs: Sequence[Example], names: Sequence[str]) -> tuple[list[str], Array]:
+    """Every number of every input, with the name of its feature and the feature's value."""
+    flat = [_columns(one, names) for one in inputs]
+    values = np.concatenate([value for _, value, _ in flat])
+    features = np.concatenate([feature for _, _, feature in flat])
+    several = len(inputs) > 1 and len(names) != len(values)
+    words = [f"input {i}: {word}" if several else word for i, (each, _, _) in enumerate(flat) for word in each]
+    if names and not several:
+        words = list(inputs[0].named(len(values)))
+    return list(map(_labelled, words, features.tolist())), values
+
+
+def _labelled(word: str, feature: float) -> str:
+    return word if np.isnan(feature) else f"{word} = {number(feature)}"
+
+
+def _columns(one: Example, names: Sequence[str]) -> tuple[list[str], Array, Array]:
+    """Names, attributions and values of one input; what lies behind a named column is summed."""
+    if names and one.values.ndim > 1 and len(one.values) == len(names):
+        sums = summed(one.values, tuple(range(1, one.values.ndim)))
+        return list(names), sums, np.full(len(sums), np.nan)
+    features = one.features.reshape(-1) if one.features.shape == one.values.shape else np.full(one.values.size, np.nan)
+    return list(_places(one.values.shape)), one.values.reshape(-1), features
+
+
+def _places(shape: tuple[int, ...]) -> Iterator[str]:
+    for place in np.ndindex(shape):
+        yield f"feature {place[0]}" if len(place) == 1 else f"feature {list(place)}" if place else "feature"
+
+
+def _notes(found: Sequence[Bar], explanation: Explanation, example: int) -> Iterator[str]:
+    values = np.concatenate([one.values.reshape(-1) for one in rows_of(explanation, example)])
+    lost = int((~np.isfinite(values)).sum())
+    if lost:
+        yield f"{lost} of {len(values)} attributions are NaN or infinite; they have no bar and are in no sum"
+    if not any(bar.value for bar in found):
+        yield "all attributions are zero"
+
+
+def draw_table(
+    explanation: Explanation,
+    example: int = 0,
+    *,
+    top: int = 10,
+    width: float = 7.0,
+    titled: bool = True,
+) -> Figure:
+    """Bars with names and values, the strongest first; under them the sum of all others.
+
+    Args:
+        explanation: with attributions `(B, F)`; of other shapes, every number is a feature.
+        example: which example.
+        top: how many bars, before the one of all others.
+        width: of the figure, in inches.
+        titled: whether to write a title.
+    """
+    found = bars(explanation, example, top)
+    page = sheet(
+        width,
+        0.25 * len(found) + 0.65,
+        title(explanation, example) if titled else (),
+        tuple(_notes(found, explanation, example)),
+    )
+    axes = page.rows(1)[0]
+    lengths = [bar.length for bar in found]
+    axes.barh(range(len(found)), lengths, color=[bar.colour for bar in found], height=0.72)
+    axes.set_yticks(range(len(found)), [literal(shortened(bar.name, WIDEST)) for bar in found])
+    axes.tick_params(axis="y", length=0, labelsize=9)
+    axes.tick_params(axis="x", labelsize=8.5)
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.axvline(0, color="#444444", linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel(f"{unit_of(explanation)}; all together {number(sum(lengths), signed=True)}", fontsize=9)
+    _label(axes, found)
+    return page.figure
+
+
+def _label(axes: Axes, found: Sequence[Bar]) -> None:
+    """The number at the end of each bar, with room for it at both sides."""
+    lengths = [0.0, *(bar.length for bar in found)]
+    low, high = min(lengths), max(lengths)
+    span = (high - low) or 1.0
+    axes.set_xlim(low - 0.14 * span * (low < 0), high + 0.14 * span)
+    if low == high:
+        axes.set_xticks([0])
+    for row, bar in enumerate(found):
+        end, side = (bar.length - 0.01 * span, "right") if bar.length < 0 else (bar.length + 0.01 * span, "left")
+        axes.text(end, row, number(bar.value, signed=True), ha=side, va="center", fontsize=8.5)
+
+
+def listed(explanation: Explanation, example: int = 0, top: int = 10) -> str:
+    """The same bars as an HTML table, to be read in any width and by screen readers."""
+    found = bars(explanation, example, top)
+    lengths = [0.0, *(bar.length for bar in found)]
+    low, span = min(lengths), (max(lengths) - min(lengths)) or 1.0
+    rows = "".join(_row(bar, min(bar.length, 0.0) - low, span) for bar in found)
+    total = number(sum(bar.length for bar in found), signed=True)
+    notes = "".join(f"<p>⚠ {escape(note)}</p>" for note in _notes(found, explanation, example))
+    head = '<tr><th scope="col">feature</th><th scope="col">attribution</th><th scope="col">bar</th></tr>'
+    foot = f'<tr><th scope="row">all together</th><td class="number">{total}</td><td></td></tr>'
+    return f'<table class="bars"><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>{notes}'
+
+
+def _row(bar: Bar, start: float, span: float) -> str:
+    """A bar from (or to) the zero that all rows share."""
+    start, length = 100 * start / span, 100 * abs(bar.length) / span
+    drawn = f'<span style="margin-left:{start:.1f}%;width:{length:.1f}%;background:{bar.colour}"></span>'
+    name = escape(shortened(bar.name, WIDEST))
+    cells = f'<td class="number">{number(bar.value, signed=True)}</td><td class="bar" aria-hidden="true">{drawn}</td>'
+    return f'<tr><th scope="row">{name}</th>{cells}</tr>'
