@@ -58,7 +58,7 @@ def uninstall() -> None:
 
 
 def _package(name: str) -> ModuleType:
-    package = ModuleType(name, "Stands in for a package of Captum's.")
+    package = ModuleType(f"pellucid.{name}", "Stands in for a package of Captum's.")
     package.__path__ = []
     return package
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,9 @@ def bar_below(figure: Figure, axes: Axes, drawn: ScalarMappable | None, pad: flo
 
 
 def entitle(axes: Axes, title: str | None, notes: Sequence[str]) -> None:
-    """The title, and under it what a reader must be told."""
-    lines = [*([title] if title else []), *(f"⚠ {literal(note)}" for note in notes)]
+    """The title, and under it what a reader must be told, as wide as the axes."""
+    width = int(axes.get_position().width * axes.figure.bbox.width / axes.figure.dpi * 8)
+    told = (line for note in notes for line in textwrap.wrap(f"⚠ {note}", max(width, 16)))
+    lines = [*([title] if title else []), *map(literal, told)]
     if lines:
         axes.set_title("\n".join(lines))

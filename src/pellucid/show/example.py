@@ -60,7 +60,7 @@ def example_of(explanation: Explanation, example: int = 0, which: int = 0) -> Ex
     _check(which, len(explanation.attributions), "which")
     values = _row(explanation.attributions[which], example)
     features = _row(explanation.features[min(which, len(explanation.features) - 1)], example)
-    picture = explanation.display.picture if example == 0 else None
+    picture = explanation.display.picture if example == 0 and which == 0 else None
     return Example(values, features, explanation.display.names, picture)
 
 
@@ -128,6 +128,6 @@ def _number(tensor: Tensor, example: int) -> float:
 
 
 def _check(index: int, size: int, what: str) -> None:
-    if not isinstance(index, int) or not 0 <= index < size:
+    if not isinstance(index, int | np.integer) or not 0 <= index < size:
         have = f"{what} can be 0" if size == 1 else f"{what} can be 0 to {size - 1}"
         raise InputError(f"{what}={index!r} is not in this explanation; {have}")

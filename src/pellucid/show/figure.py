@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..errors import OptionError
 from ..explanation import Explanation
 from .image import draw_image
+from .scale import one_of
 from .series import draw_series
 from .table import draw_table
 from .text import draw_text
@@ -33,7 +34,7 @@ def drawn(explanation: Explanation, example: int, options: Mapping[str, Any]) ->
         OptionError: an option that pictures of this kind do not have. InputError: no such example.
     """
     kind = explanation.display.kind
-    picture = KINDS[kind]
+    picture = KINDS[one_of(kind, KINDS, "kind")]
     known = list(inspect.signature(picture).parameters)[2:]
     for name in options:
         if name not in known:

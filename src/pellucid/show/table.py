@@ -22,6 +22,7 @@ __all__ = ["Bar", "bars", "draw_table", "listed"]
 
 OTHERS = "#8a8a8a"
 WIDEST = 44
+EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _named(inputs: Sequence[Example], names: Sequence[str]) -> tuple[list[str], 
 
 
 def _labelled(word: str, feature: float) -> str:
-    return word if np.isnan(feature) else f"{word} = {number(feature)}"
+    return word if np.isnan(feature) else f"{word}{EQUALS}{number(feature)}"
 
 
 def _columns(one: Example, names: Sequence[str]) -> tuple[list[str], Array, Array]:
