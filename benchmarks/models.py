@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +38,27 @@ def mlp(*widths: int) -> nn.Module:
     """Linear layers with ReLUs between."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
+
+
+@functools.cache
+def digits(activation: type[nn.Module]) -> tuple[nn.Module, Tensor]:
+    """A small strided CNN trained on scikit-learn's digits, in float64, and 48 held-out images."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images, labels = torch.tensor(data.images / 16).float()[:, None], torch.tensor(data.target)
+    torch.manual_seed(0)
+    order = torch.randperm(len(images))
+    train, held = order[:1400], order[1400:1448]
+    layers = [nn.Conv2d(1, 16, 3, padding=1), activation(), nn.Conv2d(16, 32, 3, padding=1, stride=2), activation()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 64), activation(), nn.Linear(64, 10))
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(25):
+        for batch in train[torch.randperm(len(train))].split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimiser.step()
+    return model.double().eval(), images[held].double()

@@ -166,8 +166,6 @@ def test_batch_norm_in_train_mode_is_not_folded():
     assert not recorder.pairs
 
 
-
-
 def test_the_first_layer_runs_once_for_the_whole_line(monkeypatch):
     rows = []
     real = F.linear

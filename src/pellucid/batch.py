@@ -90,7 +90,7 @@ class Run:
                 found.append(part.scores.new_empty(len(part.scores), count, width))
             found[0][:, part.steps, part.examples if width > 1 else slice(None)] = part.scores
 
-        self.each(view, count, points, lambda block, at, *_: self._score(block, at), keep, label)
+        self.each(view, count, points, lambda block, at, *_: self.score(block, at), keep, label)
         return found[0]
 
     def gradients(self, view: View, count: int, points: Points, fold: Callable[[Part], None], label: str = "") -> None:
@@ -100,7 +100,7 @@ class Run:
     def here(self, view: View) -> Tensor:
         """The scores `(T, B)` at the view's own features, in one call."""
         with undisturbed(view.roots):
-            return self._score(view, view.features)[0]
+            return self.score(view, view.features)[0]
 
     def settle(self, view: View, other: Tensors, count: int = 1) -> Ends:
         """Find how examples may share a call, and score the features and one other point on the way.
@@ -118,13 +118,14 @@ class Run:
                     raise
         release()  # the batch is too large for one call
         view = view if view.at_once else self._divided(view)
-        here, there = (
-            self.scores(view, 1, lambda examples, _, at=at: tuple(p[None, examples] for p in at))[:, 0] for at in (view.features, other)
-        )
+        here, there = (self._scores_at(view, at) for at in (view.features, other))
         return Ends(view, here, there)
 
+    def _scores_at(self, view: View, point: Tensors) -> Tensor:
+        return self.scores(view, 1, lambda examples, _: tuple(p[None, examples] for p in point))[:, 0]
+
     def _settled(self, view: View, other: Tensors, count: int) -> Ends:
-        alone, _ = self._score(view, view.features)
+        alone, _ = self.score(view, view.features)
         if view.at_once is None:
             # The features come last: what refers to examples by number (edges) is right for the first copy in any case.
             pair = tuple(torch.cat(ends) for ends in zip(other, view.features, strict=True))
@@ -134,7 +135,7 @@ class Run:
                 if both is not None and both.shape[1] == 2 * view.size and _same(both[:, view.size :], alone):
                     return Ends(_known(reading, True), alone, both[:, : view.size])
             view, self.alone, self.lean = _known(view, False), True, None
-        return Ends(view, alone, self._score(view, other)[0])
+        return Ends(view, alone, self.score(view, other)[0])
 
     def ready(self, view: View, count: int) -> View:
         """The view with `at_once` known, if it matters."""
@@ -162,7 +163,7 @@ class Run:
 
     def _try(self, view: View, points: Tensors) -> Tensor | None:
         try:
-            return self._score(view, points)[0]
+            return self.score(view, points)[0]
         except (OutputError, RuntimeError, ValueError, IndexError, TypeError) as error:
             if is_out(error) or isinstance(error, TargetError):
                 raise
@@ -191,7 +192,7 @@ class Run:
             return 1
         return max(1, budget(view.features[0].device) // max(1, bytes_per_example(view)))
 
-    def _score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
+    def score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         self._count(points)
         with torch.no_grad():
             return self.leanly(view.score, points), ()
@@ -231,7 +232,7 @@ class Run:
                 return None
             one = view.examples(slice(0, 1))
             with torch.no_grad(), Recorder(view.roots) as recorder:
-                self._score(one, one.features)
+                self.score(one, one.features)
             return Lean(recorder.pairs)
         except (RuntimeError, ValueError, IndexError, TypeError):  # a reading that the model refuses, or one it cannot be watched in
             return None

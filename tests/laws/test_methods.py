@@ -94,14 +94,9 @@ def test_the_model_is_as_it_was_after_an_exception(method, calls):
     model = Failing(calls).train()
     x = torch.randn(2, 5)
     before = state_of(model)
-    failed = False
-    try:
+    with pytest.raises(ValueError, match="the model failed") as error:
         pellucid.explain(model, x, 1, method, at_most=1)
-    except ValueError as error:
-        failed = True
-        assert "the model failed" in str(error)
-        assert "pellucid called the model with inputs" in "".join(error.__notes__)
-    assert failed
+    assert "pellucid called the model with inputs" in "".join(error.value.__notes__)
     after = state_of(model)
     assert_same_state(before, after)
 

@@ -16,7 +16,7 @@ import torch
 from captum import attr as theirs
 from torch import Tensor, nn
 
-from pellucid import PellucidWarning
+from pellucid import InputError, OutputError, PellucidWarning
 from pellucid.captum import attr as ours
 from tests.models import Case, cases
 
@@ -265,12 +265,18 @@ class TestBaselines:
         case = case_of(name)
         same(*both("FeatureAblation", case.model, inputs_of(case), baselines, perturbations_per_eval=perturbations, **asked(case)), 1e-7)
 
-    @pytest.mark.parametrize("shape", [(2, 6, 6), (1, 2, 1, 1), (1, 1, 6, 6), (6,), (3, 1, 1, 1)], ids=str)
+    @pytest.mark.parametrize("shape", [(2, 6, 6), (1, 2, 1, 1), (1, 1, 6, 6), (3, 1, 1, 1)], ids=str)
     def test_ablation_broadcasts(self, shape: tuple[int, ...]) -> None:
         """Captum documents baselines "broadcastable to match the dimensions of inputs" for FeatureAblation."""
         case = case_of("conv")
         baseline = torch.randn(shape, dtype=torch.float64)
         same(*both("FeatureAblation", case.model, case.inputs[0], baseline, **asked(case)))
+
+    def test_no_broadcasting_from_the_right(self) -> None:
+        """`(6,)` for examples of shape `(2, 6, 6)`: rows, columns or a mistake? Captum takes columns; here it is refused."""
+        case = case_of("conv")
+        with pytest.raises(InputError, match=r"baselines has shape \(6,\)"):
+            ours.FeatureAblation(case.model).attribute(case.inputs[0], torch.zeros(6), **asked(case))
 
 
 ARGUMENTS = {
@@ -520,9 +526,12 @@ class TestFeatureAblation:
         same(*both("FeatureAblation", lambda x: case.model(x).square().sum(0)[:columns], x, 0.3))
 
     def test_several_scores_and_a_target(self) -> None:
-        """Of one row for the whole batch, a target picks a number."""
+        """Captum reads one row for three examples as the batch's; it may as well be a batch lost on the way: refused."""
         case = case_of("mlp")
-        same(*both("FeatureAblation", lambda x: case.model(x).sum(0, keepdim=True), case.inputs[0], target=2))
+        forward = lambda x: case.model(x).sum(0, keepdim=True)  # noqa: E731
+        theirs.FeatureAblation(forward).attribute(case.inputs[0], target=2)
+        with pytest.raises(OutputError, match=r"shape \(1, 3\) for 3 examples"):
+            ours.FeatureAblation(forward).attribute(case.inputs[0], target=2)
 
     @pytest.mark.parametrize(
         "mask", [None, (torch.tensor([[0, 0, 1, 1, 2]]), torch.zeros(1, 0, dtype=torch.long))], ids=["alone", "groups"]

@@ -8,6 +8,7 @@ where the gradient changes most.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -155,10 +156,10 @@ class _Path:
         middle, half = (u[:-1] + u[1:]) / 2, self.places.diff(dim=0) / 2
         left, right = half * _slope(u[:-1], middle, odds), half * _slope(middle, u[1:], odds)
         local = self._local(left + right, g)
-        return (left[..., None] * g[:-1] + right[..., None] * g[1:]).sum(0), local.norm(dim=0)
+        return (left[..., None] * g[:-1] + right[..., None] * g[1:]).sum(0), torch.linalg.vector_norm(local, dim=0)
 
     def _local(self, widths: Tensor, g: Tensor) -> Tensor:
-        return widths * (g.diff(dim=0) * self.delta).norm(dim=2) / 12**0.5
+        return widths * _norm(g.diff(dim=0) * self.delta) / math.sqrt(12)
 
     def spectral(self, step: int = 1) -> Tensor:
         """The mean gradient of one polynomial through every step-th (Chebyshev) node."""
@@ -173,7 +174,7 @@ class _Path:
         """The correlation of successive changes of the gradient."""
         _, g, _ = self.unsquashed()
         change = g.diff(dim=0) * self.delta
-        size = change.norm(dim=2)
+        size = _norm(change)
         return (change[:-1] * change[1:]).sum((0, 2)) / (size[:-1] * size[1:]).sum(0).clamp_min(_TINY)
 
     def gap(self, mean: Tensor) -> Tensor:
@@ -208,7 +209,8 @@ def _slope(x: Tensor, y: Tensor, odds: Tensor) -> Tensor:
 
 
 def _norm(rows: Tensor) -> Tensor:
-    return rows.norm(dim=1)
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return found
 
 
 def _all_rows(places: Tensor, path: _Path) -> Tensor:

@@ -52,11 +52,7 @@ def passages() -> tuple[Labelled, Labelled]:
     """
     blocks = {name: _distinct(_read(name)) for name in LIBRARIES}
     uses = Counter(key for found in blocks.values() for block in found for key in block)
-    ordered = sorted(
-        (key, text, label)
-        for label, (name, found) in enumerate(blocks.items())
-        for key, text in _chosen(name, found, uses)
-    )
+    ordered = sorted((key, text, label) for label, (name, found) in enumerate(blocks.items()) for key, text in _chosen(name, found, uses))
     train = tuple((text, label) for key, text, label in ordered if not _is_held_out(key))
     held_out = tuple((text, label) for key, text, label in ordered if _is_held_out(key))
     return train, held_out
@@ -160,6 +156,4 @@ def _blocks(docstring: str) -> Iterator[str]:
 
 def _sentences(block: str) -> list[str]:
     text = " ".join(_ROLE.sub(r"\1", block).split())
-    return [
-        sentence for sentence in _BETWEEN.split(text) if _SENTENCE.fullmatch(sentence) and not _NAMES.search(sentence)
-    ]
+    return [sentence for sentence in _BETWEEN.split(text) if _SENTENCE.fullmatch(sentence) and not _NAMES.search(sentence)]

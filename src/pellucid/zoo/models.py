@@ -26,9 +26,7 @@ class Digits(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
-        self.classifier = nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10)
-        )
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(image))
@@ -75,9 +73,7 @@ class Cancer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(30, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2)
-        )
+        self.layers = nn.Sequential(nn.Linear(30, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 2))
 
     def forward(self, row: Tensor) -> Tensor:
         logits: Tensor = self.layers(row)
@@ -105,7 +101,7 @@ class Attention(nn.Module):
         return read
 
     def _by_head(self, x: Tensor) -> Tensor:
-        split: Tensor = x.unflatten(-1, (self.heads, -1))  # type: ignore[no-untyped-call]
+        split: Tensor = x.unflatten(-1, (self.heads, -1))
         return split.transpose(1, 2)
 
 
@@ -122,7 +118,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.dropout(self.attention(self.norm1(x), mask))
-        return x + self.dropout(self.mlp(self.norm2(x)))
+        refined: Tensor = self.dropout(self.mlp(self.norm2(x)))
+        return x + refined
 
 
 class Sentences(nn.Module):

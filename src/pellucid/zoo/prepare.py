@@ -63,9 +63,7 @@ def as_text(raw: str, model: Sentences, numbers: Mapping[str, int]) -> Sample:
         raise InputError(f"the example is a {type(raw).__name__}; a text is one string: join the words with spaces")
     read = words.split(raw)
     if not 0 < len(read) <= words.LONGEST:
-        raise InputError(
-            f"the text {raw[:40]!r} has {len(read)} words; the model reads 1 to {words.LONGEST}: give a sentence or two"
-        )
+        raise InputError(f"the text {raw[:40]!r} has {len(read)} words; the model reads 1 to {words.LONGEST}: give a sentence or two")
     ids = torch.tensor([words.ids(raw, numbers)], device=model.words.weight.device)
     with torch.no_grad():
         embedded, empty = model.embed(ids), model.embed(torch.full_like(ids, words.PADDING))
@@ -84,9 +82,7 @@ def picture(raw: Raw, mode: str, side: int) -> NDArray[np.uint8]:
     """
     image = raw if isinstance(raw, Image.Image) else Image.fromarray(_pixels(raw))
     if image.mode.startswith(("I", "F")):
-        raise InputError(
-            f"the picture has mode {image.mode!r}, more than 8 bits per channel; scale it to 0-255 and pass it as uint8"
-        )
+        raise InputError(f"the picture has mode {image.mode!r}, more than 8 bits per channel; scale it to 0-255 and pass it as uint8")
     return np.array(image.convert(mode).resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -100,9 +96,7 @@ def _pixels(raw: NDArray[Any] | Sequence[Any]) -> NDArray[np.uint8]:
     whole = np.asarray(raw).dtype.kind in "iu"
     lowest, highest, most = values.min(), values.max(), 255 if whole else 1
     if not (lowest >= 0 and highest <= most):
-        raise InputError(
-            f"the array has values from {lowest:g} to {highest:g}; {_PICTURE}; rescale it, or pass it as uint8"
-        )
+        raise InputError(f"the array has values from {lowest:g} to {highest:g}; {_PICTURE}; rescale it, or pass it as uint8")
     return np.rint(values if whole else values * 255).astype(np.uint8)
 
 

@@ -1,0 +1,164 @@
+"""What is measured: each case returns rows of (what, figure, goal)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import captum.attr
+import torch
+from torch import Tensor
+
+import pellucid
+import pellucid.captum.attr
+from benchmarks import models
+from benchmarks.measure import Work, interleaved, median, peak_memory, ratio
+from pellucid.batch import Run
+from pellucid.gradient import integrated_gradients
+from pellucid.view import at_input
+
+Row = tuple[str, str, str]
+
+
+def _bare(model: torch.nn.Module, x: Tensor, steps: int, chunk: int) -> None:
+    """Forward and backward passes with respect to the input, and nothing else."""
+    for _ in range(steps // chunk):
+        points = x.repeat(chunk, *(1,) * (x.dim() - 1)).requires_grad_()
+        torch.autograd.grad(model(points)[:, 3].sum(), points)
+
+
+def _attribute(library: str, name: str, make: Callable[[], tuple[torch.nn.Module, Tensor]], **options: object) -> Work:
+    """A method of `captum` or `pellucid`, made in whichever process calls this."""
+    module = captum.attr if library == "captum" else pellucid.captum.attr
+    model, x = make()
+    method = getattr(module, name)(model)
+    return lambda: method.attribute(x, target=3, **options)
+
+
+def _resnet() -> tuple[torch.nn.Module, Tensor]:
+    return models.resnet18(), torch.randn(1, 3, 224, 224)
+
+
+def _wide() -> tuple[torch.nn.Module, Tensor]:
+    return models.mlp(2000, 512, 512, 10), torch.randn(64, 2000)
+
+
+def _counted(**arguments: object) -> str:
+    cost = pellucid.explain(**arguments).cost  # type: ignore[arg-type]
+    return f"{cost.forwards} forwards, {cost.backwards} backwards in {cost.calls} calls"
+
+
+def ig_resnet() -> Iterator[Row]:
+    """Integrated gradients, 50 steps, ResNet-18 shape at 224 x 224, one image."""
+    model, x = _resnet()
+    works = {f"bare {chunk}": functools.partial(_bare, model, x, 50, chunk) for chunk in (5, 10)}
+    works |= {library: _attribute(library, "IntegratedGradients", lambda: (model, x)) for library in ("pellucid", "captum")}
+    found = interleaved(works, rounds=5)
+    best = min(("bare 5", "bare 10"), key=lambda name: median(found, name))
+    yield "time / bare 50 forward and backward passes", f"{ratio(found, 'pellucid', best):.2f}", "<= 0.85"
+    yield "captum's time / bare passes", f"{ratio(found, 'captum', best):.2f}", ""
+    yield "seconds (pellucid, captum, bare)", ", ".join(f"{median(found, n):.2f}" for n in ("pellucid", "captum", best)), ""
+    peaks = {
+        library: peak_memory(functools.partial(_attribute, library, "IntegratedGradients", _resnet)) for library in ("pellucid", "captum")
+    }
+    yield "extra peak memory / captum's", f"{peaks['pellucid'] / peaks['captum']:.2f}", "<= 0.20"
+    yield "extra peak memory (pellucid, captum)", ", ".join(f"{p / 2**20:.0f} MiB" for p in peaks.values()), ""
+    long = peak_memory(functools.partial(_attribute, "pellucid", "IntegratedGradients", _resnet, n_steps=400))
+    yield "extra peak memory at 400 steps / at 50", f"{long / peaks['pellucid']:.2f}", "about 1"
+    yield "passes", _counted(model=model, inputs=x, target=3), ""
+
+
+def ig_wide() -> Iterator[Row]:
+    """Integrated gradients, 50 steps, perceptron 2000-512-512-10, 64 examples."""
+    model, x = _wide()
+    found = interleaved({n: _attribute(n, "IntegratedGradients", lambda: (model, x)) for n in ("pellucid", "captum")}, rounds=9)
+    yield "captum's time / time", f"{ratio(found, 'captum', 'pellucid'):.1f}", ">= 4"
+    yield "milliseconds (pellucid, captum)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
+    peaks = [peak_memory(functools.partial(_attribute, "pellucid", "IntegratedGradients", _wide, n_steps=n)) for n in (50, 400)]
+    yield "extra peak memory at 50 and 400 steps", ", ".join(f"{p / 2**20:.0f} MiB" for p in peaks), "the same"
+
+
+def ablation() -> Iterator[Row]:
+    """Feature ablation, perceptron 100-128-128-10, one example, defaults."""
+    model, x = models.mlp(100, 128, 128, 10), torch.randn(1, 100)
+    found = interleaved({n: _attribute(n, "FeatureAblation", lambda: (model, x)) for n in ("pellucid", "captum")}, rounds=51, warmup=3)
+    yield "captum's time / time", f"{ratio(found, 'captum', 'pellucid'):.0f}", ">= 40"
+    yield "milliseconds (pellucid, captum)", ", ".join(f"{1000 * median(found, n):.2f}" for n in found), ""
+    yield "passes", _counted(model=model, inputs=x, target=3, method="feature_ablation"), ""
+
+
+def overhead() -> Iterator[Row]:
+    """What is added to one call of a small model (30-128-128-10, one example)."""
+    model, x = models.mlp(30, 128, 128, 10), torch.randn(1, 30)
+    view, run = at_input(model, x, 3), Run()
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in range(200):
+                model(x)[:, 3]
+
+    def scored() -> None:
+        for _ in range(200):
+            run.score(view, view.features)
+
+    found = interleaved({"bare": bare, "scored": scored}, rounds=31, warmup=3)
+    added = [1e6 * (a - b) / 200 for a, b in zip(found["scored"], found["bare"], strict=True)]
+    yield "microseconds added to a call", f"{sorted(added)[len(added) // 2]:.0f}", "<= 20"
+    yield "microseconds of the bare call", f"{1e6 * median(found, 'bare') / 200:.0f}", ""
+
+
+def targets() -> Iterator[Row]:
+    """Saliency of ten targets, ResNet-18 shape at 64 x 64, four images."""
+    model, x = models.resnet18(), torch.randn(4, 3, 64, 64)
+    saliency = captum.attr.Saliency(model)
+    found = interleaved(
+        {
+            "pellucid": lambda: pellucid.explain_each(model, x, range(10), "saliency"),
+            "captum": lambda: [saliency.attribute(x, target=t) for t in range(10)],
+        },
+        rounds=7,
+    )
+    yield "captum's time / time", f"{ratio(found, 'captum', 'pellucid'):.1f}", ">= 2"
+    yield "milliseconds (pellucid, captum)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
+    cost = pellucid.explain_each(model, x, range(10), "saliency")[0].cost
+    yield "passes", f"{cost.forwards} forwards (4 of them for the prediction), {cost.backwards} backwards in {cost.calls} calls", ""
+
+
+def tolerance() -> Iterator[Row]:
+    """Integrated gradients to a tolerance; small CNNs on handwritten digits, 48 held-out images, median relative L2 error."""
+    for name, activation, squash, most, goal in TOLERANCES:
+        model, x = models.digits(activation)
+        with torch.no_grad():
+            best = model(x).argmax(1)
+        scored: Callable[[Tensor], Tensor] = (lambda x, model=model: model(x).softmax(1)) if squash else model
+        view, zeros = at_input(scored, x, best), (torch.zeros_like(x),)
+        exact = integrated_gradients(view, zeros, 4000, "riemann_middle").values[0][0]
+        error = functools.partial(_error, exact)
+        theirs = captum.attr.IntegratedGradients(scored).attribute(x, target=best, n_steps=50)
+        ours = integrated_gradients(view, zeros, most, tolerance=1e-9).values[0][0]
+        at = integrated_gradients(view, zeros, tolerance=0.02)
+        yield f"{name}: error of captum at 50 steps", f"{error(theirs):.1e}", ""
+        yield f"{name}: error at {most} passes", f"{error(ours):.1e}", goal
+        yield f"{name}: tolerance 0.02", f"error {error(at.values[0][0]):.1e} in {float(at.notes['steps'].mean()):.0f} passes", ""
+
+
+def _error(exact: Tensor, found: Tensor) -> float:
+    return float(((found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).median())
+
+
+TOLERANCES = [
+    ("ReLU, probability", torch.nn.ReLU, True, 25, "captum's at 50"),
+    ("ReLU, logit", torch.nn.ReLU, False, 25, ""),
+    ("GELU, logit", torch.nn.GELU, False, 17, "captum's at 50"),
+    ("GELU, probability", torch.nn.GELU, True, 17, "captum's at 50"),
+    ("GELU, probability", torch.nn.GELU, True, 33, ""),
+]
+
+CASES: dict[str, Callable[[], Iterator[Row]]] = {
+    "ig_resnet": ig_resnet,
+    "ig_wide": ig_wide,
+    "ablation": ablation,
+    "overhead": overhead,
+    "targets": targets,
+    "tolerance": tolerance,
+}
