@@ -121,10 +121,30 @@ class Run:
         here, there = (self._scores_at(view, at) for at in (view.features, other))
         return Ends(view, here, there)
 
+    def contrast(self, view: View, other: Tensors, count: int, points: Points, label: str = "") -> tuple[Ends, Tensor]:
+        """What `settle` finds, and the scores `(T, count, B)` at further points: short work all in the one call that settles it."""
+        if view.at_once is None and not self.progress and (count + 2) * view.size <= (self.at_most or math.inf):
+            try:
+                with undisturbed(view.roots):
+                    if _is_short(view, count + 2):
+                        return self._in_one_call(view, other, count, points)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out(error):
+                    raise
+        ends = self.settle(view, other, count)
+        return ends, self.scores(ends.view, count, points, label)
+
+    def _in_one_call(self, view: View, other: Tensors, count: int, points: Points) -> tuple[Ends, Tensor]:
+        further = stacked(points(slice(0, view.size), slice(0, count)))
+        ends = self._settled(view, tuple(torch.cat(both) for both in zip(other, further, strict=True)), 1)
+        there = ends.there.unflatten(1, (count + 1, -1))
+        return Ends(ends.view, ends.here, there[:, 0]), there[:, 1:]
+
     def _scores_at(self, view: View, point: Tensors) -> Tensor:
         return self.scores(view, 1, lambda examples, _: tuple(p[None, examples] for p in point))[:, 0]
 
     def _settled(self, view: View, other: Tensors, count: int) -> Ends:
+        """`other` may be several copies of the batch, one after another; `there` then has as many."""
         alone, _ = self.score(view, view.features)
         if view.at_once is None:
             # The features come last: what refers to examples by number (edges) is right for the first copy in any case.
@@ -132,10 +152,11 @@ class Run:
             for reading in view.readings() if alone.shape[1] == view.size else ():
                 self.lean = self._leaner(reading, count)
                 both = self._try(reading, pair)
-                if both is not None and both.shape[1] == 2 * view.size and _same(both[:, view.size :], alone):
-                    return Ends(_known(reading, True), alone, both[:, : view.size])
+                if both is not None and both.shape[1] == pair[0].shape[0] and _same(both[:, -view.size :], alone):
+                    return Ends(_known(reading, True), alone, both[:, : -view.size])
             view, self.alone, self.lean = _known(view, False), True, None
-        return Ends(view, alone, self.score(view, other)[0])
+        copies = zip(*(o.split(view.size) for o in other), strict=True)
+        return Ends(view, alone, torch.cat([self.score(view, copy)[0] for copy in copies], 1))
 
     def ready(self, view: View, count: int) -> View:
         """The view with `at_once` known, if it matters."""
@@ -171,9 +192,9 @@ class Run:
 
     def each(self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str) -> None:
         """All steps of all examples, in blocks as large as the limit allows; the limit halves when memory ends."""
-        work = _Work(points, verb, keep, self._rows(view))
         try:
             with undisturbed(view.roots), Bar(count * view.size, label, self.progress) as bar:
+                work = _Work(points, verb, keep, self._rows(view))
                 for done in work.all(view, slice(0, view.size), slice(0, count)):
                     bar.update(done)
         except (RuntimeError, MemoryError) as error:
@@ -225,11 +246,9 @@ class Run:
 
     def _leaner(self, view: View, count: int) -> Lean | None:
         """Cheaper passes, where the model allows them and the work is long enough to pay for finding out."""
-        if count < LEAN_FROM or not can_be_lean(view.roots, view.features):
+        if count < LEAN_FROM or not can_be_lean(view.roots, view.features) or _is_short(view, count):
             return None
         try:
-            if count * view.size * bytes_per_example(view) < LEAN_BYTES:
-                return None
             one = view.examples(slice(0, 1))
             with torch.no_grad(), Recorder(view.roots) as recorder:
                 self.score(one, one.features)
@@ -239,7 +258,7 @@ class Run:
 
     def _count(self, points: Tensors) -> None:
         self.calls += 1
-        self.forwards += len(points[0])
+        self.forwards += points[0].shape[0]
 
 
 Verb = Callable[[View, Tensors, slice, slice], tuple[Tensor, Tensors]]
@@ -292,6 +311,16 @@ def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tens
         return scores.detach(), line.gather(scores, leaves)
 
 
+def _is_short(view: View, count: int) -> bool:
+    """Whether so many points take little memory together."""
+    try:
+        return count * view.size * bytes_per_example(view) < LEAN_BYTES
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if is_out(error):
+            raise
+        return False  # the model refuses an example by itself
+
+
 def _known(view: View, at_once: bool) -> View:
     found: View = replace(view, at_once=at_once)  # type: ignore[type-var]
     return found
@@ -300,5 +329,7 @@ def _known(view: View, at_once: bool) -> View:
 def _same(found: Tensor, alone: Tensor) -> bool:
     """Equal up to the rounding that another batch size brings."""
     tolerance = 4 * math.sqrt(torch.finfo(alone.dtype).eps) if alone.is_floating_point() else 0.0
+    if alone.is_floating_point() and float(torch.dist(found, alone, math.inf)) <= tolerance * float(alone.abs().max()):
+        return True  # the usual case, at the least cost
     scale = float(alone.abs().max().nan_to_num(posinf=0.0))
     return torch.allclose(found, alone, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -47,7 +48,7 @@ def _check_batch(tensors: Tensors, what: str) -> None:
 
 def _check_values(tensor: Tensor, what: str) -> None:
     # A sum is finite unless something in it is not: one cheap reduction settles the usual case.
-    if tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum()):
+    if tensor.is_floating_point() and not math.isfinite(float(tensor.detach().sum())):
         bad = torch.isnan(tensor).nonzero()
         if len(bad):
             raise InputError(
@@ -179,7 +180,7 @@ class Call:
     per_example: frozenset[int] | None = None
 
     def __call__(self, points: Tensors) -> Any:
-        arguments, keywords = self._grown(len(points[0]) // self.size)
+        arguments, keywords = self._grown(points[0].shape[0] // self.size)
         try:
             return self.model(*points, *arguments, **keywords)
         except Exception as error:

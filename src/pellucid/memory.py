@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -102,7 +103,12 @@ def _saved_bytes(one: View) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        warnings.catch_warnings(action="ignore"),  # what a user would hear in a real pass, they hear there
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        saved_tensors_hooks(pack, lambda tensor: tensor),
+    ):
         scores = one.score(tuple(f.clone().requires_grad_() for f in one.features))
     del scores
     return sum(kept.values())

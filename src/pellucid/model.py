@@ -51,6 +51,8 @@ def _unique(modules: tuple[nn.Module, ...]) -> tuple[nn.Module, ...]:
 
 def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
     """The layers that behave otherwise in training (dropout, normalisation by batch statistics) and are in that mode."""
+    if not any(layer.training for root in roots for layer in root.modules()):
+        return []
     kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
     return [
         name or type(layer).__name__
@@ -75,7 +77,7 @@ def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
     frozen: list[Tensor] = []
     buffers: list[tuple[Tensor, Tensor]] = []
     for module in itertools.chain.from_iterable(root.modules() for root in roots):
-        frozen += [p for p in module.parameters(recurse=False) if p.requires_grad]
+        frozen += [p for p in module._parameters.values() if p is not None and p.requires_grad]
         if module.training:
             buffers += [(b, b.detach().clone()) for b in module.buffers(recurse=False)]
     cpu, cuda = torch.get_rng_state(), _cuda_rng(roots)

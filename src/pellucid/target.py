@@ -7,6 +7,7 @@ expression (`target("cat") - target("dog")`), a callable, or None where the mode
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -235,7 +236,7 @@ def tensor_of(output: Any) -> Tensor:
 
 
 def _check_rows(output: Tensor, rows: int) -> None:
-    if output.dim() == 0 or len(output) != rows:
+    if output.dim() == 0 or output.shape[0] != rows:
         raise OutputError(
             f"the model returned shape {tuple(output.shape)} for {rows} examples; dimension 0 of the output must be the "
             "examples (if a single example was given without its batch dimension, use inputs.unsqueeze(0))"
@@ -256,9 +257,9 @@ def _check_index(output: Tensor, index: Index) -> None:
             raise TargetError(
                 f"target {shown} is out of range: dimension {position} of one example's output has {n} entries; use 0 to {n - 1}"
             )
-    if output[0][index].numel() != 1:
+    if math.prod(shape[len(index) :]) != 1:
         raise TargetError(
-            f"target {shown} picks {tuple(output[0][index].shape)} numbers of one example's output {shape}; one score is needed: "
+            f"target {shown} picks {shape[len(index) :]} numbers of one example's output {shape}; one score is needed: "
             f"give a tuple of {len(shape)} indices"
         )
 

@@ -81,7 +81,7 @@ class InputView(View):
 
     def score(self, points: Tensors) -> Tensor:
         # Copies, because a model may work in place on what it is given.
-        return self.pick.scores(self.call(tuple(p.clone() for p in points)), len(points[0]))
+        return self.pick.scores(self.call(tuple(p.clone() for p in points)), points[0].shape[0])
 
     def some(self, rows: Sequence[int]) -> View:
         features = tuple(f[rows.start : rows.stop] if isinstance(rows, range) else f[list(rows)] for f in self.features)
@@ -95,6 +95,9 @@ class InputView(View):
         return [replace(self, pick=pick) for pick in self.pick.picks] if isinstance(self.pick, Several) else (self,)
 
     def readings(self) -> Iterator[View]:
+        if not (self.call.arguments or self.call.keywords):
+            yield self
+            return
         for call in self.call.readings():
             yield replace(self, call=call)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batch import Run
+from ..batch import Ends, Run
 from ..inputs import Tensors
 from ..view import View
 from .groups import Groups
@@ -26,15 +26,15 @@ class Design:
 
 def leave_one_out(groups: int) -> Design:
     """All groups but one, for each group."""
-    return Design(groups, lambda steps: torch.arange(groups) != torch.arange(groups)[steps, None])
+    ids = torch.arange(groups)
+    return Design(groups, lambda steps: ids != ids[steps, None])
 
 
-def coalition_scores(view: View, groups: Groups, fill: Tensors, design: Design, run: Run, label: str = "") -> Tensor:
-    """`(T, coalitions, B)`: the score of every coalition, with `fill` standing in for what it lacks."""
+def coalition_scores(view: View, groups: Groups, fill: Tensors, design: Design, run: Run, label: str = "") -> tuple[Ends, Tensor]:
+    """The scores of all groups and of none, and `(T, coalitions, B)` those of every coalition, with `fill` for what it lacks."""
 
     def points(examples: slice, steps: slice) -> Tensors:
-        kept = design.rows(steps)
-        parts = zip(groups.at(examples), view.features, fill, strict=True)
-        return tuple(torch.where(kept.to(i.device)[:, i], x[examples], b[examples]) for i, x, b in parts)
+        parts = zip(groups.features_of(design.rows(steps), examples), view.features, fill, strict=True)
+        return tuple(torch.where(kept, x[examples], b[examples]) for kept, x, b in parts)
 
-    return run.scores(view, design.count, points, label)
+    return run.contrast(view, fill, design.count, points, label)

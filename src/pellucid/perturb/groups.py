@@ -22,19 +22,29 @@ class Groups:
     Attributes:
         ids: per input `(1, ...)`, or `(B, ...)` where examples are grouped differently; numbers 0 to `count - 1`.
         count: how many groups there are.
+        single: every feature is a group of its own, in order.
     """
 
     ids: Tensors
     count: int
+    single: bool = False
 
-    def at(self, examples: slice) -> Tensors:
-        """The ids for some of the examples."""
-        return tuple(i if len(i) == 1 else i[examples] for i in self.ids)
+    def features_of(self, rows: Tensor, examples: slice) -> Tensors:
+        """What holds for the groups, for their features: `(steps, count)` -> `(steps, b or 1, ...)` per input."""
+        if self.single:
+            return self._parts(rows[:, None], self.ids)
+        return tuple(rows.to(i.device)[:, i if len(i) == 1 else i[examples]] for i in self.ids)
 
     def spread(self, values: Tensor) -> Tensors:
         """Give each feature the number of its group: `(T, count, B)` -> `(T, B, ...)` per input."""
         by_example = values.transpose(1, 2)
-        return tuple(_spread(by_example, i) for i in self.ids)
+        return self._parts(by_example, self.ids) if self.single else tuple(_spread(by_example, i) for i in self.ids)
+
+    @staticmethod
+    def _parts(values: Tensor, ids: Tensors) -> Tensors:
+        """`(a, b, count)` cut into the shapes of the inputs, `(a, b, ...)`."""
+        parts = values.split([i.numel() for i in ids], 2) if len(ids) > 1 else (values,)
+        return tuple(part.reshape(*part.shape[:2], *i.shape[1:]).to(i.device) for part, i in zip(parts, ids, strict=True))
 
 
 def _spread(values: Tensor, ids: Tensor) -> Tensor:
@@ -67,7 +77,7 @@ def _singles(features: Tensors) -> Groups:
     sizes = [f[0].numel() for f in features]
     starts = itertools.accumulate(sizes, initial=0)
     ids = (torch.arange(s, s + n, device=f.device).view(1, *f.shape[1:]) for f, s, n in zip(features, starts, sizes, strict=False))
-    return Groups(tuple(ids), sum(sizes))
+    return Groups(tuple(ids), sum(sizes), single=True)
 
 
 def _checked(feature: Tensor, mask: Tensor | None, index: int) -> Tensor | None:

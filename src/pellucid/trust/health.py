@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -36,11 +37,15 @@ def concerns(view: View, found: Found) -> Iterator[Check]:
 
 
 def _finite(view: View, found: Found) -> Check:
-    bad = sum(int((~torch.isfinite(v)).sum()) for v in found.values)
-    lost = int((~torch.isfinite(found.scores)).sum())
+    bad, lost = sum(map(_not_finite, found.values)), _not_finite(found.scores)
     if bad or lost:
         return Check("finite", False, f"{bad} attributions and {lost} scores are NaN or infinite", float(bad + lost))
     return Check("finite", True, "all attributions and scores are finite")
+
+
+def _not_finite(values: Tensor) -> int:
+    # Nothing is NaN or infinite where the sum is neither.
+    return 0 if math.isfinite(float(values.sum())) else int((~torch.isfinite(values)).sum())
 
 
 def _signal(view: View, found: Found) -> Check:

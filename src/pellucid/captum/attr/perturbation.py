@@ -70,6 +70,8 @@ def _rows(perturbations_per_eval: int, size: int) -> int | None:
 
 def _rows_of_outputs(found: Found) -> Found:
     """Every output of every example as a row of its own, `(1, B * outputs, ...)`, as Captum has it."""
+    if len(found.scores) == 1:
+        return found
     values = tuple(v.transpose(0, 1).flatten(0, 1)[None] for v in found.values)
     return Found(values, found.scores.T.reshape(1, -1))
 
