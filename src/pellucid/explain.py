@@ -139,9 +139,11 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     peak = Peak(view.features[0].device)
     if name not in WITHOUT_GRADIENT:
         differentiable(view.features)
-    prediction = _predicted(view, question, run)
-    view = replace(view, pick=prediction.pick)
+    witness = _Witness(view.call.model, view.features)
+    guess = _guessed(run.output(view), view, question) if question.target is None else _Guess(view.pick, STATED)
+    view = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
     found = method(Asked(view, question.baselines, question.seed, run), **options)
+    predictions, confidences = _predicted(run.output(view) if witness.output is None else witness.output)
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
     picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
     common = Explanation(
@@ -152,13 +154,13 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         target="",
         options=_words(options),
         baselines=found.baselines,
-        predictions=prediction.classes,
-        confidences=prediction.confidences,
+        predictions=predictions,
+        confidences=confidences,
         cost=cost,
         provenance=provenance_of(question.model, view.roots, view.features, found.seed),
         display=_display(question, view.features),
     )
-    explanations = [_of_target(common, view, found.of_target(i), pick, prediction.check, run) for i, pick in enumerate(picks)]
+    explanations = [_of_target(common, view, found.of_target(i), pick, guess.check, run) for i, pick in enumerate(picks)]
     if question.strict:
         for explanation in explanations:
             _refuse(explanation)
@@ -176,29 +178,55 @@ def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, c
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Prediction:
-    """What the model says about the inputs: class and probability of each example if it has classes; and the target."""
+class _Witness:
+    """The model; its first output is remembered, if that is for the features themselves, so that predictions cost no pass."""
+
+    def __init__(self, model: Callable[..., Any], features: Tensors) -> None:
+        self._model, self._features = model, features
+        self._first = True
+        self.output: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        points, wanted = args[: len(self._features)], self._first
+        wanted = wanted and all(p.shape == f.shape and torch.equal(p, f) for p, f in zip(points, self._features, strict=True))
+        self._first = False
+        output = self._model(*args, **kwargs)
+        if wanted:
+            self.output = output.detach() if isinstance(output, Tensor) else output
+        return output
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """The target, and what `health` says about how it was found."""
 
     pick: Pick
     check: Check
-    classes: Tensor | None = None
-    confidences: Tensor | None = None
 
 
-def _predicted(view: InputView, question: Question, run: Run) -> _Prediction:
-    output = run.output(view)
-    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2 or not output.is_floating_point():
-        return _Prediction(view.pick, Check("target", True, "explained: {}"))
+STATED = Check("target", True, "explained: {}")
+
+
+def _guessed(output: Any, view: InputView, question: Question) -> _Guess:
+    """The predicted class of each example, where the model has classes; else the output itself."""
+    if not _has_classes(output):
+        return _Guess(view.pick, STATED)
+    indices = [int(best) for best in output.argmax(1)]
+    pick = resolve(indices[0], view.size, question.classes) if len(set(indices)) == 1 else PerExample(tuple((i,) for i in indices))
+    return _Guess(pick, Check("target", True, "no target was given, so the predicted class is explained: {}", guessed=True))
+
+
+def _predicted(output: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Class and probability of each example, where the model has classes."""
+    if not _has_classes(output):
+        return None, None
     best = output.argmax(1)
     chance = output if _is_distribution(output) else output.softmax(1)
-    confidences = chance.gather(1, best[:, None])[:, 0]
-    if question.target is not None:
-        return _Prediction(view.pick, Check("target", True, "explained: {}"), best, confidences)
-    indices = [int(b) for b in best]
-    guessed = resolve(indices[0], view.size, question.classes) if len(set(indices)) == 1 else PerExample(tuple((i,) for i in indices))
-    check = Check("target", True, "no target was given, so the predicted class is explained: {}", guessed=True)
-    return _Prediction(guessed, check, best, confidences)
+    return best, chance.gather(1, best[:, None])[:, 0]
+
+
+def _has_classes(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and output.is_floating_point()
 
 
 def _is_distribution(output: Tensor) -> bool:
