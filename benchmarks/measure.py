@@ -8,20 +8,27 @@ import time
 from collections.abc import Callable, Mapping
 
 Work = Callable[[], object]
+LEAST = 0.02
 
 
 def interleaved(works: Mapping[str, Work], rounds: int = 7, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each work in each round; in every round all works run once, in turn."""
+    """Seconds of each work in each round; in every round all works run in turn, short ones often enough for `LEAST`."""
     for _ in range(warmup):
         for work in works.values():
             work()
+    times = {name: max(1, round(LEAST / _seconds(work, 1))) for name, work in works.items()}
     found: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            found[name].append(time.perf_counter() - start)
+            found[name].append(_seconds(work, times[name]) / times[name])
     return found
+
+
+def _seconds(work: Work, times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    return time.perf_counter() - start
 
 
 def ratio(found: Mapping[str, list[float]], over: str, under: str) -> float:

@@ -157,15 +157,17 @@ def _backward(scores: Tensor, leaves: Tensors) -> Tensors:
         found = torch.autograd.grad(totals.sum(), leaves, allow_unused=True, materialize_grads=True)
         return tuple(g.unsqueeze(0) for g in found)
     try:
+        # torch.func's vmap folds targets into the batch of every operation; `is_grads_batched` loops inside convolutions.
         each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
-        return _grad(totals, leaves, each, is_grads_batched=True)
+        together: Tensors = torch.func.vmap(lambda weights: _grad(totals, leaves, weights))(each)
+        return together
     except RuntimeError:  # an operation of the model has no batched backward
         each_found = [_grad(total, leaves) for total in totals]
         return tuple(torch.stack(parts) for parts in zip(*each_found, strict=True))
 
 
-def _grad(outputs: Tensor, leaves: Tensors, weights: Tensor | None = None, **options: Any) -> Tensors:
-    return torch.autograd.grad(outputs, leaves, weights, retain_graph=True, allow_unused=True, materialize_grads=True, **options)
+def _grad(outputs: Tensor, leaves: Tensors, weights: Tensor | None = None) -> Tensors:
+    return torch.autograd.grad(outputs, leaves, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
 def stacked(points: Tensors) -> Tensors:
