@@ -19,7 +19,7 @@ from .explanation import Check
 from .inputs import Tensors
 from .lean import Lean, Recorder, can_be_lean, shaped
 from .line import Line
-from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release
+from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release, rows_within
 from .model import undisturbed
 from .progress import Bar
 from .view import InputView, View, gradients, leaves_at, stacked
@@ -211,7 +211,7 @@ class Run:
             return view.size
         if not view.at_once:
             return 1
-        return max(1, budget(view.features[0].device) // max(1, bytes_per_example(view)))
+        return rows_within(view)
 
     def score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         self._count(points)

@@ -57,9 +57,10 @@ class _Alias:
 class _Once:
     """An affine operation at both ends of the line, and where the gradients at its result are gathered."""
 
-    alias: _Alias
-    operation: Callable[[Tensor], Tensor]
+    index: int
     key: Any
+    leaf: Tensor
+    graph: Tensor
     start: Tensor
     change: Tensor
     gathered: Tensor
@@ -123,13 +124,16 @@ class Line:
 
     def _ends(self, alias: _Alias, operation: Callable[[Tensor], Tensor], key: Any) -> _Once:
         start, delta = self.starts[alias.index], self.deltas[alias.index]
-        with torch.no_grad():
-            first = alias.replay(start)
+        with torch.enable_grad():  # what is gathered goes back through this graph; of frozen weights it keeps nothing more
+            leaf = start.detach().requires_grad_()
+            first = alias.replay(leaf)
             if first.shape != (len(start), *alias.tensor.shape[1:]):
                 raise NotLean
-            here = operation(first)
+            graph = operation(first)
+        with torch.no_grad():
+            here = graph.detach()
             change = operation(alias.replay(start + delta)) - here
-        return _Once(alias, operation, key, here, change, torch.zeros_like(here))
+        return _Once(alias.index, key, leaf, graph, here, change, torch.zeros_like(here))
 
     def gather(self, scores: Tensor, leaves: Tensors) -> tuple[Tensor | None, ...]:
         """Back-propagate this pass: what reaches the hoisted operations is gathered, the rest returned for the leaves."""
@@ -144,13 +148,7 @@ class Line:
 
     def back(self) -> list[tuple[int, Tensor]]:
         """What was gathered, taken back through the hoisted operations: `(feature index, gradient (b, ...))`."""
-        found = []
-        for done in self._done:
-            with torch.enable_grad():
-                start = self.starts[done.alias.index].detach().clone().requires_grad_()
-                result = done.operation(done.alias.replay(start))
-            found.append((done.alias.index, torch.autograd.grad(result, start, done.gathered)[0]))
-        return found
+        return [(done.index, torch.autograd.grad(done.graph, done.leaf, done.gathered)[0]) for done in self._done]
 
 
 class _OnLine(torch.autograd.Function):

@@ -15,10 +15,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from .inputs import Tensors
 from .view import View
 
-__all__ = ["CPU_BUDGET", "USUAL_GROWTH", "Peak", "budget", "bytes_of", "bytes_per_example", "is_out", "release"]
+__all__ = ["CPU_BUDGET", "USUAL_GROWTH", "Peak", "budget", "bytes_of", "bytes_per_example", "is_out", "release", "rows_within"]
 
-# Activations of one call on a CPU: beyond this, larger calls only leave the caches (measured: performance page).
-CPU_BUDGET = 160 * 2**20
+# Activations of one call on a CPU. Larger calls are no faster (measured: the page on speed), but of large examples
+# at least a few should share one.
+CPU_BUDGET, CPU_FEW, CPU_BUDGET_OF_FEW = 48 * 2**20, 32, 128 * 2**20
 GPU_SHARE = 0.4
 # Rough activations per byte of input, where a call is too small to be worth measuring.
 USUAL_GROWTH = 64
@@ -75,6 +76,13 @@ def budget(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(GPU_SHARE * (free + unused))
+
+
+def rows_within(view: View) -> int:
+    """How many examples one call may hold."""
+    each, device = max(1, bytes_per_example(view)), view.features[0].device
+    few = min(CPU_FEW, CPU_BUDGET_OF_FEW // each) if device.type != "cuda" else 1
+    return max(1, few, budget(device) // each)
 
 
 _measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()

@@ -171,10 +171,15 @@ def line(starts: Tensors, deltas: Tensors, nodes: Tensor) -> Points:
     """The points `start + node * delta`, with nodes `(steps,)` or one for each example, `(steps, B)`."""
     each = nodes if nodes.dim() == 2 else nodes[:, None]
 
+    rooms: dict[tuple[int, int], Tensors] = {}
+
     def points(examples: slice, steps: slice) -> Tensors:
         here = each[steps] if nodes.dim() == 1 else each[steps, examples]
-        return tuple(
-            s[examples] + here.to(d).view(*here.shape, *(1,) * (d.dim() - 1)) * d[examples] for s, d in zip(starts, deltas, strict=True)
-        )
+        some = [(s[examples], d[examples]) for s, d in zip(starts, deltas, strict=True)]
+        size = len(here), len(some[0][0])
+        if size not in rooms:  # the same memory for every call of a size: fresh pages cost more than the arithmetic
+            rooms[size] = tuple(s.new_empty(size[0], *s.shape) for s, _ in some)
+        by_node = (here.to(d).view(*here.shape, *(1,) * (d.dim() - 1)) for _, d in some)
+        return tuple(torch.addcmul(s, node, d, out=room) for (s, d), node, room in zip(some, by_node, rooms[size], strict=True))
 
     return points
