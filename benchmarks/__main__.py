@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import platform  # noqa: E402
 import sys  # noqa: E402

@@ -45,7 +45,7 @@ def mlp(*widths: int) -> nn.Module:
 
 @functools.cache
 def digits(activation: type[nn.Module]) -> tuple[nn.Module, Tensor]:
-    """A small strided CNN trained on scikit-learn's digits, in float64, and 48 held-out images."""
+    """A small strided CNN trained on scikit-learn's digits, and 48 held-out images."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -61,4 +61,4 @@ def digits(activation: type[nn.Module]) -> tuple[nn.Module, Tensor]:
             optimiser.zero_grad()
             nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
             optimiser.step()
-    return model.double().eval(), images[held].double()
+    return model.eval(), images[held]
