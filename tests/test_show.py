@@ -14,10 +14,10 @@ import torch
 from pellucid import Check, Cost, Display, Explanation, InputError, OptionError, Provenance
 from pellucid.show import Section, draw, html, page
 from pellucid.show.colour import diverging, ink_on, palette
-from pellucid.show.example import pixels
+from pellucid.show.example import example_of, pixels
 from pellucid.show.numbers import number, percent, shortened
 from pellucid.show.picture import METHODS, upright
-from pellucid.show.scale import SIGNS, scaled, summed
+from pellucid.show.scale import SIGNS, pooled, scaled
 from pellucid.show.table import bars
 from pellucid.show.text import draw_text
 
@@ -261,7 +261,7 @@ def test_scaling_lets_nan_be_and_counts_it():
 
 def test_channels_are_summed():
     values = torch.randn(3, 8, 8).half()
-    assert summed(np.asarray(values.double()), 0) == pytest.approx(values.double().sum(0).numpy())
+    assert pooled(np.asarray(values.double()), 0) == pytest.approx(values.double().sum(0).numpy())
     figure = draw(explanation(attributions=values.expand(2, 3, 8, 8)), method="heat_map", outliers=0)
     drawn = figure.axes[1].images[0].get_array()
     expected = values.double().sum(0).numpy()
@@ -469,3 +469,21 @@ def test_numbers_are_read_by_people():
     assert number(0.5, signed=True) == "+0.500"
     assert percent(0.99999).startswith(">99.9")
     assert shortened("a" * 50, 11) == "aaaaaaa…aaa"
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("sum", 2.0), ("mean", 2 / 3), ("norm", 14**0.5)])
+def test_the_numbers_of_one_token_become_one_as_the_method_says(pooling, expected):
+    values = torch.tensor([3.0, -2.0, 1.0]).expand(2, 6, 3)
+    one = explanation("text", attributions=values)
+    one = replace(one, features=(torch.zeros(2, 6, 3),), display=replace(one.display, pooling=pooling))
+    assert example_of(one).pooled() == pytest.approx([expected] * 6)
+
+
+def test_a_sum_of_gradients_is_not_shown():
+    one = explanation("table")
+    gradients = replace(one, display=replace(one.display, pooling="norm"))
+    assert len(bars(one)) == 11
+    assert len(bars(gradients)) == 10
+    assert "all together" in html(one)
+    assert "all together" not in html(gradients)
+    assert "20 weaker ones not shown" in html(gradients)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .batch import Run
 from .errors import OptionError, UntrustedResult
-from .explanation import Check, Cost, Display, Explanation, Found
+from .explanation import Check, Cost, Display, Explanation, Found, Pooling
 from .inputs import Tensors, as_tensors, differentiable
 from .memory import Peak
 from .methods import WITHOUT_GRADIENT, Asked, find
@@ -158,7 +158,7 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         confidences=confidences,
         cost=cost,
         provenance=provenance_of(question.model, view.roots, view.features, found.seed),
-        display=_display(question, view.features),
+        display=_display(question, view.features, found.pooling),
     )
     explanations = [_of_target(common, view, found.of_target(i), pick, guess.check, run) for i, pick in enumerate(picks)]
     if question.strict:
@@ -239,9 +239,10 @@ def _refuse(explanation: Explanation) -> None:
         raise UntrustedResult(f"{explanation.method} with strict=True: " + "; ".join(doubts))
 
 
-def _display(question: Question, features: Tensors) -> Display:
+def _display(question: Question, features: Tensors, pooling: Pooling) -> Display:
     picture = None if question.picture is None else np.asarray(question.picture)
-    return Display(question.kind or _kind(features, question.names), tuple(question.names), tuple(question.classes), picture)
+    kind = question.kind or _kind(features, question.names)
+    return Display(kind, tuple(question.names), tuple(question.classes), picture, pooling)
 
 
 def _kind(features: Tensors, names: Sequence[str]) -> Kind:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from .task import Kind
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Check", "Cost", "Display", "Explanation", "Found", "Provenance"]
+__all__ = ["Check", "Cost", "Display", "Explanation", "Found", "Pooling", "Provenance"]
 
+Pooling = Literal["sum", "norm", "mean"]
 FORMAT = "pellucid-explanation-1"
 
 
@@ -39,6 +40,8 @@ class Found:
         spread: `(T, B)`, of a random method: the relative standard deviation that another seed would bring, estimated
             from the two halves of the samples.
         notes: further numbers worth telling (steps used, estimated error), `(T, ...)` each.
+        pooling: how the numbers of one thing (the colours of a pixel, the embedding of a token) become one where a person
+            looks: the "sum" of parts of the score, the "norm" of a gradient, the "mean" of a number that a group shares.
     """
 
     values: tuple[Tensor, ...]
@@ -49,6 +52,7 @@ class Found:
     spread: Tensor | None = None
     seed: int | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
+    pooling: Pooling = "sum"
 
     def of_target(self, index: int) -> Found:
         """What was found for one of several targets; the dimension of targets stays, with length one."""
@@ -123,12 +127,14 @@ class Display:
         names: columns of a table or tokens of a text.
         classes: the classes' names, in the order of the model's output.
         picture: `(H, W, 3)` or `(H, W)` uint8: the (first) example as a person sees it; images only.
+        pooling: how the attributions of one pixel's channels or one token's embedding become one number: sum, norm, mean.
     """
 
     kind: Kind = "tensor"
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     picture: NDArray[np.uint8] | None = None
+    pooling: Pooling = "sum"
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +212,7 @@ class Explanation:
         """
         path = Path(path)
         try:
-            save_file(dict(self._tensors()), path, {"pellucid": json.dumps(self._words())})
+            save_file(dict(self._tensors()), path, {"pellucid": json.dumps(self._words(), default=str)})
         except (OSError, SafetensorError) as error:
             raise FileError(f"cannot write the explanation to {str(path)!r}: {error}; name a file in a folder that exists") from error
         return path
@@ -239,7 +245,7 @@ class Explanation:
             yield "picture", torch.from_numpy(np.ascontiguousarray(self.display.picture))
 
     def _words(self) -> dict[str, Any]:
-        display = {"kind": self.display.kind, "names": self.display.names, "classes": self.display.classes}
+        display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling")}
         provenance = asdict(replace(self.provenance, versions=dict(self.provenance.versions)))
         return {
             "format": FORMAT,
@@ -256,6 +262,8 @@ class Explanation:
     def _from(cls, words: dict[str, Any], tensors: dict[str, Tensor]) -> Explanation:
         if words["format"] != FORMAT:
             raise ValueError(f"format {words['format']!r} is not {FORMAT!r}")
+        if missing := {"attributions.0", "features.0", "scores"} - set(tensors):
+            raise ValueError(f"{', '.join(sorted(missing))} is missing")
         grouped = {g: tuple(tensors[f"{g}.{i}"] for i in range(sum(n.startswith(f"{g}.") for n in tensors))) for g in GROUPS}
         picture = tensors["picture"].numpy() if "picture" in tensors else None
         display = words["display"]
@@ -270,7 +278,7 @@ class Explanation:
             health=tuple(Check(**check) for check in words["health"]),
             cost=Cost(**words["cost"]),
             provenance=Provenance(**words["provenance"]),
-            display=Display(display["kind"], tuple(display["names"]), tuple(display["classes"]), picture),
+            display=Display(display["kind"], tuple(display["names"]), tuple(display["classes"]), picture, display["pooling"]),
         )
 
 

@@ -53,7 +53,7 @@ def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
     """The layers that behave otherwise in training (dropout, normalisation by batch statistics) and are in that mode."""
     if not any(layer.training for root in roots for layer in root.modules()):
         return []
-    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase)
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention, nn.RReLU)
     return [
         name or type(layer).__name__
         for root in roots
@@ -65,6 +65,10 @@ def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
 def _acts(layer: nn.Module) -> bool:
     if isinstance(layer, nn.RNNBase):
         return bool(layer.dropout > 0 and layer.num_layers > 1)
+    if isinstance(layer, nn.MultiheadAttention):
+        return bool(layer.dropout > 0)
+    if isinstance(layer, nn.modules.instancenorm._InstanceNorm):  # by the example's own statistics, unless it gathers others
+        return bool(layer.track_running_stats)
     return not isinstance(layer, nn.modules.dropout._DropoutNd) or layer.p > 0
 
 
@@ -75,11 +79,11 @@ def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
     Frozen parameters cost no saved activations, and a model in train mode may move its statistics: they are put back.
     """
     frozen: list[Tensor] = []
-    buffers: list[tuple[Tensor, Tensor]] = []
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
     for module in itertools.chain.from_iterable(root.modules() for root in roots):
-        frozen += [p for p in module._parameters.values() if p is not None and p.requires_grad]
+        frozen += [p for p in module._parameters.values() if p is not None and p.requires_grad and not p.is_inference()]
         if module.training:
-            buffers += [(b, b.detach().clone()) for b in module.buffers(recurse=False)]
+            buffers += [(module, name, b, b.detach().clone()) for name, b in module._buffers.items() if b is not None]
     cpu, cuda = torch.get_rng_state(), _cuda_rng(roots)
     try:
         for parameter in frozen:
@@ -89,7 +93,8 @@ def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer  # the model may have put another in its place
                 buffer.copy_(before)
         torch.set_rng_state(cpu)
         for device, state in cuda:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..batch import Part, Run
 from ..explanation import Found
 from ..inputs import Tensors, differentiable
@@ -23,7 +25,7 @@ def gradient(view: View, run: Run | None = None) -> Found:
     features = differentiable(view.features)
     found: list[Part] = []
     (run or Run()).gradients(view, 1, lambda examples, _: tuple(f[None, examples] for f in features), found.append)
-    return Found(_joined([part.gradients for part in found]), _joined([(part.scores,) for part in found])[0])
+    return Found(_joined([part.gradients for part in found]), _joined([(part.scores,) for part in found])[0], pooling="norm")
 
 
 def _joined(parts: list[Tensors]) -> Tensors:
@@ -43,7 +45,7 @@ def saliency(view: View, run: Run | None = None) -> Found:
     True
     """
     found = gradient(view, run)
-    return Found(tuple(g.abs() for g in found.values), found.scores)
+    return replace(found, values=tuple(g.abs() for g in found.values))
 
 
 def input_x_gradient(view: View, run: Run | None = None) -> Found:

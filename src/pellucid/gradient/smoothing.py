@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..batch import Run
 from ..errors import OptionError
-from ..explanation import Found
+from ..explanation import Found, Pooling
 from ..inputs import Tensors, accurate, differentiable, joined
 from ..memory import CPU_BUDGET, bytes_of
 from ..seeds import generator, normal, resolve_seed
@@ -60,12 +60,15 @@ def noise_tunnel(
     ends = run.settle(view, features)
     scales = scales_of(features, stdev, relative)
 
+    pooling: list[Pooling] = []
+
     def attribute(points: Tensors) -> Tensors:
-        copies = len(points[0])
-        return tuple(v.unflatten(1, (copies, -1)) for v in method(ends.view.moved(stacked(points)), run).values)
+        found = method(ends.view.moved(stacked(points)), run)
+        pooling[:] = [found.pooling if kind == "smoothgrad" else "sum"]  # squares of a gradient add up to its squared norm
+        return tuple(v.unflatten(1, (len(points[0]), -1)) for v in found.values)
 
     values, spread = smooth(attribute, features, scales, samples, kind, seed, at_once=bool(ends.view.at_once))
-    return Found(values, ends.here, spread=spread, seed=seed)
+    return Found(values, ends.here, spread=spread, seed=seed, pooling=pooling[0])
 
 
 def scales_of(features: Tensors, stdev: float | Sequence[float], relative: bool) -> Tensors:

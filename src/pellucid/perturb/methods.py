@@ -34,4 +34,4 @@ def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = Non
     ends, without = coalition_scores(view, groups, baselines, leave_one_out(groups.count), run, "feature ablation")
     falls = groups.spread(ends.here[:, None] - without)
     values = tuple(f.to(x.dtype) if x.is_floating_point() else f for f, x in zip(falls, view.features, strict=True))
-    return Found(values, ends.here, ends.there, baselines)
+    return Found(values, ends.here, ends.there, baselines, pooling="sum" if groups.single else "mean")

@@ -37,7 +37,7 @@ def card(explanation: Explanation, example: int = 0, narrow: bool = False) -> st
     told = [f"explains {explanation.target}"] if narrow else details(explanation, example)
     return "".join(
         (
-            '<article class="pellucid">',
+            f'<article class="pellucid {explanation.display.kind}">',
             f'<p class="headline">{escape(_name(explanation) if narrow else headline(explanation, example))}</p>',
             f'<p class="details">{escape(" · ".join(told))}</p>',
             BODIES[explanation.display.kind](explanation, example, narrow),
@@ -70,7 +70,7 @@ def pictured(explanation: Explanation, example: int) -> str:
         return ""
     figure = drawn(explanation, example, {"titled": False, "method": "original_image"})
     words = '<p class="headline">the example</p><p class="details">the input</p>'
-    return f'<article class="pellucid">{words}{_image(figure, "The image that is explained")}</article>'
+    return f'<article class="pellucid image">{words}{_image(figure, "The image that is explained")}</article>'
 
 
 def _inline(figure: Figure) -> str:
@@ -96,7 +96,8 @@ def _text(explanation: Explanation, example: int, narrow: bool) -> str:
     notes = "".join(f'<p class="small">⚠ {escape(note)}</p>' for note in shown.notes)
     ends = [number(side * shown.unit, 2) for side in (-1, 1)]
     bar = f'<i style="background:linear-gradient(to right,{AGAINST},transparent,{FOR})" aria-hidden="true"></i>'
-    unit = f"<span>{escape(unit_of(explanation))}; underlined with dashes: negative</span>"
+    signs = "; underlined with dashes: negative" if (shown.values < 0).any() else ""
+    unit = f"<span>{escape(unit_of(explanation))}{signs}</span>"
     legend = f'<p class="scale"><span>{ends[0]}</span>{bar}<span>{ends[1]}</span>{unit}</p>'
     return highlighted(explanation, example) + (legend if shown.unit else "") + notes
 
@@ -154,7 +155,8 @@ def _checked(check: Check) -> str:
 def costs(cost: Cost) -> str:
     """What it cost, in words."""
     passes = f"{count(cost.forwards, 'forward')} and {count(cost.backwards, 'backward')} in {count(cost.calls, 'call')}"
-    return f"{passes}, {number(cost.seconds, 2)} s, peak memory +{memory(cost.peak_memory)}"
+    rise = f", peak memory +{memory(cost.peak_memory)}" if cost.peak_memory else ""
+    return f"{passes}, {number(cost.seconds, 2)} s{rise}"
 
 
 def _origin(provenance: Provenance) -> str:

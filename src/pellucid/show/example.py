@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..errors import InputError
 from .numbers import number, percent
-from .scale import Array, array_of, finite
+from .scale import Array, array_of, finite, pooled
 
 if TYPE_CHECKING:
-    from ..explanation import Explanation
+    from ..explanation import Explanation, Pooling
 
 __all__ = ["Example", "details", "example_of", "headline", "pixels", "rows_of", "title", "unit_of"]
 
@@ -29,12 +29,18 @@ class Example:
         features: what they are about; of the same shape unless a layer was attributed.
         names: the names that were given, or none.
         picture: `(H, W)` or `(H, W, 3)` uint8, where a person can look at the example.
+        pooling: how several numbers of one thing become one: sum, norm or mean.
     """
 
     values: Array
     features: Array
     names: tuple[str, ...]
     picture: NDArray[np.uint8] | None
+    pooling: Pooling = "sum"
+
+    def pooled(self) -> Array:
+        """One number for each thing along the first axis."""
+        return pooled(self.values, tuple(range(1, self.values.ndim)), self.pooling) if self.values.ndim else self.values.reshape(1)
 
     def named(self, size: int, word: str = "feature") -> tuple[str, ...]:
         """One name for each of `size` things, numbered where none was given.
@@ -61,7 +67,7 @@ def example_of(explanation: Explanation, example: int = 0, which: int = 0) -> Ex
     values = _row(explanation.attributions[which], example)
     features = _row(explanation.features[min(which, len(explanation.features) - 1)], example)
     picture = explanation.display.picture if example == 0 and which == 0 else None
-    return Example(values, features, explanation.display.names, picture)
+    return Example(values, features, explanation.display.names, picture, explanation.display.pooling)
 
 
 def rows_of(explanation: Explanation, example: int) -> list[Example]:
@@ -99,7 +105,15 @@ def title(explanation: Explanation, example: int) -> tuple[str, str]:
 
 def unit_of(explanation: Explanation) -> str:
     """What the attributions are measured in, as far as it is known: what adds up to the score has its unit."""
-    return "attribution" if explanation.check("completeness") is None else "attribution (in units of the score)"
+    if explanation.check("completeness") is not None:
+        return "attribution (in units of the score)"
+    over = _OVER.get(explanation.display.kind)
+    several = explanation.attribution.dim() > 2 and explanation.attribution.shape[_CHANNELS.get(explanation.display.kind, -1)] > 1
+    return f"attribution (norm over {over})" if explanation.display.pooling == "norm" and over and several else "attribution"
+
+
+_OVER = {"image": "colours", "text": "the embedding"}
+_CHANNELS = {"image": 1, "text": 2}
 
 
 def pixels(features: Array) -> NDArray[np.uint8]:

@@ -38,7 +38,7 @@ def draw_image(
     """The image, the attributions over it, and a colour bar with units.
 
     Args:
-        explanation: with attributions `(B, C, H, W)` or `(B, H, W)`, summed over channels.
+        explanation: with attributions `(B, C, H, W)` or `(B, H, W)`, pooled over channels.
         example, which: which example, and which of several inputs.
         method: overlay, heat_map, blended_heat_map, masked_image, alpha_scaling or original_image.
         sign: all, positive, negative or absolute_value.
@@ -48,7 +48,7 @@ def draw_image(
         original, titled: whether to draw the image beside it, and a title.
     """
     one = example_of(explanation, example, which)
-    shown, used = scaled(map_of(one.values), sign, outliers), palette(sign, colours)
+    shown, used = scaled(map_of(one.values, 0, one.pooling), sign, outliers), palette(sign, colours)
     layers = Layers(shown.values, _photograph(one), used, alpha)
     beside = original and layers.picture is not None and method != "original_image"
     words = title(explanation, example) if titled else ()

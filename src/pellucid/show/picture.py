@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError
 from .colour import Palette
-from .scale import Array, array_of, finite, one_of, summed
+from .scale import Array, array_of, finite, one_of, pooled
 
 __all__ = ["COLOURED", "METHODS", "Layers", "bare", "check", "map_of", "paint", "picture_of", "upright"]
 
@@ -42,15 +42,15 @@ class Layers:
         return finite(self.values)[..., np.newaxis]
 
 
-def map_of(values: Array, channels: int = 0) -> Array:
-    """Attributions `(H, W)`, summed over the axis of the channels if there is one.
+def map_of(values: Array, channels: int = 0, pooling: str = "sum") -> Array:
+    """Attributions `(H, W)`, pooled over the axis of the channels if there is one.
 
     Raises:
         InputError: another number of dimensions.
     """
     if values.ndim not in (2, 3):
         raise InputError(f"attributions {values.shape} are not of an image; give height, width and maybe channels")
-    return summed(values, channels) if values.ndim == 3 else values
+    return pooled(values, channels, pooling) if values.ndim == 3 else values
 
 
 def upright(values: Any) -> Array:

@@ -74,7 +74,7 @@ COLUMNS: Mapping[str, Callable[[Explanation], str]] = {
     "forwards": lambda explanation: f"{explanation.cost.forwards:,}",
     "backwards": lambda explanation: f"{explanation.cost.backwards:,}",
     "seconds": lambda explanation: number(explanation.cost.seconds, 2),
-    "peak memory": lambda explanation: memory(explanation.cost.peak_memory),
+    "peak memory": lambda explanation: f"+{memory(explanation.cost.peak_memory)}" if explanation.cost.peak_memory else "–",
 }
 
 
@@ -99,6 +99,7 @@ def _footer(sections: Sequence[Section]) -> str:
 
 def _made(sections: Sequence[Section]) -> Iterator[str]:
     """What made the page, as far as the explanations know."""
+    yield "Peak memory: the rise above the highest point of the process so far."
     yield "Red is positive, blue is negative, the neutral middle is zero; every picture has a scale of its own."
     made = (explanation.provenance.versions for section in sections for explanation in section.explanations)
     versions = sorted({f"{name} {version}" for each in made for name, version in each.items()})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, OptionError
 
-__all__ = ["SIGNS", "Array", "Scaled", "array_of", "finite", "one_of", "scaled", "summed"]
+__all__ = ["SIGNS", "Array", "Scaled", "array_of", "finite", "one_of", "pooled", "scaled"]
 
 Array = NDArray[np.float64]
 
@@ -60,11 +60,18 @@ def array_of(values: Any) -> Array:
         raise InputError(f"cannot draw {kind}: {error}; give a tensor or an array of numbers") from error
 
 
-def summed(values: Array, axes: int | tuple[int, ...]) -> Array:
-    """The sum over some axes; whatever is not finite stays so."""
+_POOLED: Mapping[str, Callable[[Array, Any], Array]] = {
+    "sum": lambda values, axes: values.sum(axis=axes),
+    "mean": lambda values, axes: values.mean(axis=axes),
+    "norm": lambda values, axes: np.sqrt((values**2).sum(axis=axes)),
+}
+
+
+def pooled(values: Array, axes: int | tuple[int, ...], how: str = "sum") -> Array:
+    """The sum, mean or Euclidean norm over some axes; whatever is not finite stays so, and one value keeps its sign."""
     with np.errstate(all="ignore"):
-        total: Array = values.sum(axis=axes)
-    return total
+        total = values.sum(axis=axes)
+        return total if total.size == values.size else _POOLED[how](values, axes)
 
 
 def finite(values: Array) -> Array:

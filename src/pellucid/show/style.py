@@ -50,8 +50,9 @@ a{color:inherit}
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;list-style:none;padding:0;margin:.6rem 0}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,15.5rem),1fr));gap:1rem;
 margin:.9rem 0;align-items:start}
+.cards:has(> .table,> .tensor){grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr))}
 .cards .pellucid:not(:only-child){max-width:none}
-.cards .pellucid:not(:only-child) table.bars .bar{width:28%}
+.cards .pellucid:not(:only-child) table.bars .bar{width:32%}
 .wide{overflow-x:auto;margin:.9rem 0}
 table.compared{border-collapse:collapse;font-size:.9rem;min-width:max-content}
 p.said{font-weight:650;margin-top:.8rem}

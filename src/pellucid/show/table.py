@@ -16,7 +16,7 @@ from .colour import AGAINST, FOR
 from .example import Example, rows_of, title, unit_of
 from .frame import sheet
 from .numbers import count, literal, number, shortened
-from .scale import Array, finite, summed
+from .scale import Array, finite
 
 __all__ = ["Bar", "bars", "draw_table", "listed"]
 
@@ -42,6 +42,8 @@ class Bar:
 def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]:
     """The `top` strongest features and the sum of all others: together they add up to all finite attributions.
 
+    Gradients do not add up to anything, so there the others are left out.
+
     Raises:
         OptionError: top is not positive. InputError: there are names, but not one for each feature.
     """
@@ -54,7 +56,12 @@ def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]
     found = [Bar(names[i], values[i], FOR if values[i] > 0 else AGAINST) for i in shown.tolist()]
     rest = values[order[len(shown) :]]
     others = Bar(count(len(rest), "other") + " (net)", float(finite(rest).sum()), OTHERS)
-    return [*found, others] if len(rest) else found
+    return [*found, others] if len(rest) and adds_up(explanation) else found
+
+
+def adds_up(explanation: Explanation) -> bool:
+    """Whether a sum of attributions means something; a sum of gradients does not."""
+    return explanation.display.pooling != "norm"
 
 
 def _named(inputs: Sequence[Example], names: Sequence[str]) -> tuple[list[str], Array]:
@@ -74,10 +81,9 @@ def _labelled(word: str, feature: float) -> str:
 
 
 def _columns(one: Example, names: Sequence[str]) -> tuple[list[str], Array, Array]:
-    """Names, attributions and values of one input; what lies behind a named column is summed."""
+    """Names, attributions and values of one input; what lies behind a named column is pooled."""
     if names and one.values.ndim > 1 and len(one.values) == len(names):
-        sums = summed(one.values, tuple(range(1, one.values.ndim)))
-        return list(names), sums, np.full(len(sums), np.nan)
+        return list(names), one.pooled(), np.full(len(names), np.nan)
     features = one.features.reshape(-1) if one.features.shape == one.values.shape else np.full(one.values.size, np.nan)
     return list(_places(one.values.shape)), one.values.reshape(-1), features
 
@@ -92,6 +98,8 @@ def _notes(found: Sequence[Bar], explanation: Explanation, example: int) -> Iter
     lost = int((~np.isfinite(values)).sum())
     if lost:
         yield f"{lost} of {len(values)} attributions are NaN or infinite; they have no bar and are in no sum"
+    if not adds_up(explanation) and len(values) > len(found):
+        yield f"{count(len(values) - len(found), 'weaker one')} not shown"
     if not any(bar.value for bar in found):
         yield "all attributions are zero"
 
@@ -129,7 +137,8 @@ def draw_table(
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_xlabel(f"{unit_of(explanation)}; all together {number(sum(lengths), signed=True)}", fontsize=9)
+    together = f"; all together {number(sum(lengths), signed=True)}" if adds_up(explanation) else ""
+    axes.set_xlabel(unit_of(explanation) + together, fontsize=9)
     _label(axes, found)
     return page.figure
 
@@ -154,10 +163,10 @@ def listed(explanation: Explanation, example: int = 0, top: int = 10) -> str:
     low, span = min(lengths), (max(lengths) - min(lengths)) or 1.0
     rows = "".join(_row(bar, min(bar.length, 0.0) - low, span) for bar in found)
     total = number(sum(bar.length for bar in found), signed=True)
-    notes = "".join(f"<p>⚠ {escape(note)}</p>" for note in _notes(found, explanation, example))
+    notes = "".join(f'<p class="small">⚠ {escape(note)}</p>' for note in _notes(found, explanation, example))
     head = '<tr><th scope="col">feature</th><th scope="col">attribution</th><th scope="col">bar</th></tr>'
-    foot = f'<tr><th scope="row">all together</th><td class="number">{total}</td><td></td></tr>'
-    return f'<table class="bars"><thead>{head}</thead><tbody>{rows}</tbody><tfoot>{foot}</tfoot></table>{notes}'
+    foot = f'<tfoot><tr><th scope="row">all together</th><td class="number">{total}</td><td></td></tr></tfoot>'
+    return f'<table class="bars"><thead>{head}</thead><tbody>{rows}</tbody>{foot if adds_up(explanation) else ""}</table>{notes}'
 
 
 def _row(bar: Bar, start: float, span: float) -> str:

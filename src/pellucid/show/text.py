@@ -18,7 +18,7 @@ from .colour import AGAINST, BAD, FOR, colour_bar, ink_on, palette, paper
 from .example import Example, example_of, title, unit_of
 from .frame import MARGIN, sheet
 from .numbers import literal, number, shortened
-from .scale import Array, Scaled, scaled, summed
+from .scale import Array, Scaled, scaled
 
 __all__ = ["draw_text", "highlighted", "words_of"]
 
@@ -29,12 +29,12 @@ LONGEST = 60
 
 
 def words_of(one: Example, outliers: float = 2) -> tuple[tuple[str, ...], Array, Scaled]:
-    """The words, the attribution of each (summed over its embedding), and the same scaled.
+    """The words, the attribution of each (pooled over its embedding), and the same scaled.
 
     Raises:
         InputError: there are names, but not one for each word.
     """
-    sums = summed(one.values, tuple(range(1, one.values.ndim))) if one.values.ndim else one.values.reshape(1)
+    sums = one.pooled()
     return one.named(len(sums), "token"), sums, scaled(sums, outliers=outliers)
 
 
@@ -113,7 +113,7 @@ def draw_text(
     """The words in boxes of their colour, wrapped, above a colour bar; dashed boxes speak against the score.
 
     Args:
-        explanation: with attributions `(B, T, ...)`, summed over all but the words.
+        explanation: with attributions `(B, T, ...)`, pooled over all but the words.
         example, which: which example, and which of several inputs.
         outliers: the percentage of the total magnitude that may lie beyond the ends of the colour scale.
         width: of the figure, in inches.

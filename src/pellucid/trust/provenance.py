@@ -51,9 +51,15 @@ def hash_of_weights(roots: tuple[nn.Module, ...]) -> str:
     return " ".join(_hash_of_module(root) for root in roots)
 
 
+def _norms(tensors: list[Tensor]) -> list[float]:
+    """What tells that values changed behind the back of autograd's versions (`weight.data.mul_(2)`), at little cost."""
+    real = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+    return [float(norm) for norm in torch._foreach_norm(real)] if real else []
+
+
 def _hash_of_module(root: nn.Module) -> str:
     tensors = [*root.named_parameters(), *root.named_buffers()]
-    state = tuple((name, t.data_ptr(), t._version) for name, t in tensors)
+    state = [(name, t.data_ptr(), None if t.is_inference() else t._version) for name, t in tensors], _norms([t for _, t in tensors])
     known = _hashed.get(root)
     if known is None or known[0] != state:
         known = (state, hash_of(tensors))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import OptionError, warn
 from ...show import records
-from ...show.scale import Scaled, one_of, scaled, summed
+from ...show.scale import Scaled, one_of, pooled, scaled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,7 +227,7 @@ def visualize_timeseries_attr(
     if len(values) > len(times):
         warn("layout", f"{len(values)} channels and {len(times)} steps; should channels_last be {not channels_last}?")
     together = method == "overlay_combined"
-    shown, used = _scaled(summed(values, 0) if together else values, sign, outlier_perc), _palette(sign, cmap)
+    shown, used = _scaled(pooled(values, 0) if together else values, sign, outlier_perc), _palette(sign, cmap)
     figure, axes = canvas.canvas(plt_fig_axis, use_pyplot, fig_size, nrows=1 if together else len(values), sharex=True)
     panels = list(np.ravel(np.asarray(axes, dtype=object)))
     paint(panels, Curves(times, signals, shown.values, channel_labels, used, alpha_overlay, pyplot_kwargs), method)
