@@ -193,3 +193,14 @@ def test_under_no_grad_and_inference_mode(method):
     with torch.inference_mode():
         inputs = tuple(x.clone() for x in case.inputs)
         torch.testing.assert_close(explained(case, method, inputs).attribution, usual)
+
+
+def test_each_method_says_how_the_numbers_of_one_thing_become_one():
+    case = CASES[1]
+    size = case.inputs[0].shape[1]
+    said = {m: explained(case, m).display.pooling for m in METHODS}
+    gradients = {"gradient", "saliency", "smoothgrad"}
+    assert said == {m: "norm" if m in gradients else "sum" for m in METHODS}
+    mask = torch.zeros(1, size, dtype=torch.long)
+    assert pellucid.explain(case.model, case.inputs, case.target, "feature_ablation", feature_mask=mask).display.pooling == "mean"
+    assert pellucid.explain(case.model, case.inputs, case.target, "smoothgrad", of="integrated_gradients").display.pooling == "sum"

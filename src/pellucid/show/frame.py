@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,15 @@ __all__ = ["MARGIN", "Sheet", "sheet"]
 
 MARGIN = 0.12
 FIRST, LINE = 0.24, 0.17
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as it is, whether or not pyplot was set up."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +65,7 @@ def sheet(width: float, height: float, words: Sequence[str], notes: Sequence[str
     told = _wrapped([f"⚠ {note}" for note in notes], width, 12)
     top = MARGIN + FIRST * len(first) + LINE * len(rest) + (0.08 if words else 0)
     bottom = LINE * len(told) + (2 * MARGIN if told else 0)
-    figure = Figure(figsize=(width, top + height + bottom))
+    figure = Picture(figsize=(width, top + height + bottom))
     for lines, down, style in (
         (first, MARGIN, {"fontsize": 11.5, "fontweight": "bold"}),
         (rest, MARGIN + FIRST * len(first), {"fontsize": 9, "color": "#444444"}),
