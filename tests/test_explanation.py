@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import datetime
+import hashlib
 import html.parser
 import json
+import platform
 
 import numpy as np
 import pytest
@@ -265,8 +268,8 @@ def test_explain_each_is_explain_for_each_target():
                 else:
                     torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
             assert [(c.name, c.passed, c.guessed) for c in found.health] == [(c.name, c.passed, c.guessed) for c in alone.health]
-            for one, other in zip(found.health, alone.health, strict=True):
-                assert one.value == pytest.approx(other.value, rel=1e-6, abs=1e-12), (method, one)
+            numbers = [[c.value for c in e.health if c.value is not None] for e in (found, alone)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-6, abs=1e-12), method
             origin = dataclasses.replace(found.provenance, created=alone.provenance.created)
             assert origin == alone.provenance
 
@@ -307,12 +310,11 @@ class Meter(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_cost_is_what_the_model_was_asked_for(method, target, at_most):
     meter, x = Meter(Mlp().eval()), torch.randn(3, 5)
-    # Once before: the first time, the memory that an example takes is measured with a pass of one example.
-    pellucid.explain(meter, x, target, method, at_most=at_most, **DEFAULTS.get(method, {}))
-    meter.reset()
-    cost = pellucid.explain(meter, x, target, method, at_most=at_most, **DEFAULTS.get(method, {})).cost
-    assert (cost.calls, cost.forwards, cost.backwards) == (meter.calls, meter.forwards, meter.backwards)
-    assert meter.forwards >= 3
+    for _ in range(2):  # the first time, the memory that an example takes is measured with a pass of one example
+        meter.reset()
+        cost = pellucid.explain(meter, x, target, method, at_most=at_most, **DEFAULTS.get(method, {})).cost
+        assert (cost.calls, cost.forwards, cost.backwards) == (meter.calls, meter.forwards, meter.backwards)
+        assert meter.forwards >= 3
     assert (cost.backwards == 0) == (method == "feature_ablation")
     assert cost.seconds > 0
     assert cost.peak_memory >= 0
@@ -374,8 +376,6 @@ def test_hashes_follow_nothing_else():
 
 def test_hashes_are_sha_256_of_the_values():
     """Computed here from the definition: name, type and shape of each tensor, then its bytes."""
-    import hashlib
-
     model, x = nn.Linear(2, 3), torch.randn(4, 2, dtype=torch.float32)
     named = {"weight": model.weight, "bias": model.bias}
     weights = b"".join(f"{n} torch.float32 {tuple(t.shape)}\n".encode() + t.detach().numpy().tobytes() for n, t in named.items())
@@ -397,9 +397,6 @@ def test_weights_of_every_dtype_and_of_none_are_hashed():
 
 
 def test_provenance_names_model_versions_and_time():
-    import datetime
-    import platform
-
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     found = pellucid.explain(Mlp().eval(), torch.randn(2, 5), 1, "gradient").provenance
     assert found.model == "Mlp"
@@ -451,7 +448,7 @@ def test_strict_lets_the_healthy_pass_and_refuses_doubts():
         pellucid.explain(model, x, strict=True)
     with pytest.raises(UntrustedResult, match=r"gradient with strict=True: signal: 3 of 3 examples"):
         pellucid.explain(lambda z: 0 * model(z), x, 1, "gradient", strict=True)
-    with pytest.raises(UntrustedResult, match="target: .*signal: "):  # all doubts at once
+    with pytest.raises(UntrustedResult, match=r"target: .*signal: "):  # all doubts at once
         pellucid.explain(lambda z: 0 * model(z), x, None, "gradient", strict=True)
     with pytest.raises(UntrustedResult, match="signal"):  # of any of the targets
         pellucid.explain_each(lambda z: model(z) * torch.tensor([1.0, 1, 0]), x, [0, 1, 2], "gradient", strict=True)

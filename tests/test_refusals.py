@@ -1,5 +1,6 @@
 """What bad input gets: an error of the project's own that names the value, the rule and the way out; nothing is changed."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,3 +122,26 @@ def test_files_that_are_not_explanations(tmp_path):
         pellucid.Explanation.load(tmp_path / "other.safetensors")
     with pytest.raises(FileError, match="cannot write"):
         pellucid.explain(MODEL, X, 1, "saliency").save(tmp_path / "no" / "folder.safetensors")
+
+
+def test_class_names_may_come_as_an_array():
+    names = np.array(["a", "b", "c"])
+    assert pellucid.explain(Mlp().eval(), torch.randn(2, 5), "b", "saliency", classes=names).target == "output 1 (b)"
+    with pytest.raises(TargetError, match="'z' is not a class"):
+        pellucid.explain(Mlp().eval(), torch.randn(2, 5), "z", "saliency", classes=names)
+
+
+def test_weights_made_in_inference_mode_serve_methods_without_gradients():
+    with torch.inference_mode():
+        model = Mlp().eval()
+    x = torch.randn(2, 5)
+    found = pellucid.explain(model, x, 1, "feature_ablation")
+    with torch.no_grad():
+        expected = model(x)[:, 1] - model(x * torch.tensor([1, 0, 1, 1, 1]))[:, 1]
+    torch.testing.assert_close(found.attribution[:, 1], expected)
+
+
+def test_options_are_kept_as_plain_values():
+    found = pellucid.explain(Mlp().eval(), torch.randn(2, 5), 1, "smoothgrad", samples=np.int64(4), stdev=np.float32(0.5))
+    assert found.options == {"samples": 4, "stdev": 0.5}
+    assert type(found.options["samples"]) is int

@@ -126,7 +126,7 @@ class Run:
         if view.at_once is None and not self.progress and (count + 2) * view.size <= (self.at_most or math.inf):
             try:
                 with undisturbed(view.roots):
-                    if _is_short(view, count + 2):
+                    if self._is_short(view, count + 2):
                         return self._in_one_call(view, other, count, points)
             except (RuntimeError, MemoryError) as error:
                 if not is_out(error):
@@ -211,7 +211,7 @@ class Run:
             return view.size
         if not view.at_once:
             return 1
-        return rows_within(view)
+        return rows_within(view, self._count)
 
     def score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         self._count(points)
@@ -246,7 +246,7 @@ class Run:
 
     def _leaner(self, view: View, count: int) -> Lean | None:
         """Cheaper passes, where the model allows them and the work is long enough to pay for finding out."""
-        if count < LEAN_FROM or not can_be_lean(view.roots, view.features) or _is_short(view, count):
+        if count < LEAN_FROM or not can_be_lean(view.roots, view.features) or self._is_short(view, count):
             return None
         try:
             one = view.examples(slice(0, 1))
@@ -255,6 +255,15 @@ class Run:
             return Lean(recorder.pairs)
         except (RuntimeError, ValueError, IndexError, TypeError):  # a reading that the model refuses, or one it cannot be watched in
             return None
+
+    def _is_short(self, view: View, count: int) -> bool:
+        """Whether so many points take little memory together."""
+        try:
+            return count * view.size * bytes_per_example(view, self._count) < LEAN_BYTES
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if is_out(error):
+                raise
+            return False  # the model refuses an example by itself
 
     def _count(self, points: Tensors) -> None:
         self.calls += 1
@@ -309,16 +318,6 @@ def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tens
         line.at(leaves, nodes, weights)
         scores = view.score(leaves)
         return scores.detach(), line.gather(scores, leaves)
-
-
-def _is_short(view: View, count: int) -> bool:
-    """Whether so many points take little memory together."""
-    try:
-        return count * view.size * bytes_per_example(view) < LEAN_BYTES
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        if is_out(error):
-            raise
-        return False  # the model refuses an example by itself
 
 
 def _known(view: View, at_once: bool) -> View:

@@ -102,7 +102,7 @@ def explain(
     (torch.Size([2, 4]), 40)
     """
     question = Question(
-        model, inputs, target, method, baselines, args, kwargs, classes, names, kind, picture, seed, strict, at_most, progress
+        model, inputs, target, method, baselines, args, kwargs, tuple(classes), tuple(names), kind, picture, seed, strict, at_most, progress
     )  # fmt: skip
     return _answers(question, options)[0]
 
@@ -126,7 +126,8 @@ def explain_each(
     if not len(targets):
         raise OptionError("targets is empty; give at least one")
     size = len(as_tensors(inputs)[0])
-    picks = Several(tuple(resolve(target, size, options.get("classes", ())) for target in targets))
+    options |= {name: tuple(options.get(name, ())) for name in ("classes", "names")}
+    picks = Several(tuple(resolve(target, size, options["classes"]) for target in targets))
     known = {field.name: options.pop(field.name) for field in fields(Question) if field.name in options}
     return _answers(Question(model, inputs, picks, method, **known), options)
 
@@ -258,7 +259,8 @@ def _kind(features: Tensors, names: Sequence[str]) -> Kind:
 def _words(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options as they can be written to a file."""
     plain = (str, int, float, bool, type(None))
-    return {name: value if isinstance(value, plain) else _brief(value) for name, value in options.items()}
+    values = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    return {name: value if isinstance(value, plain) else _brief(value) for name, value in values.items()}
 
 
 def _brief(value: Any) -> str:

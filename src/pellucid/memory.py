@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -78,9 +79,16 @@ def budget(device: torch.device) -> int:
     return int(GPU_SHARE * (free + unused))
 
 
-def rows_within(view: View) -> int:
+Passed = Callable[[Tensors], None]
+
+
+def ignored(points: Tensors) -> None:
+    """Nobody counts."""
+
+
+def rows_within(view: View, passed: Passed = ignored) -> int:
     """How many examples one call may hold."""
-    each, device = max(1, bytes_per_example(view)), view.features[0].device
+    each, device = max(1, bytes_per_example(view, passed)), view.features[0].device
     few = min(CPU_FEW, CPU_BUDGET_OF_FEW // each) if device.type != "cuda" else 1
     return max(1, few, budget(device) // each)
 
@@ -88,20 +96,25 @@ def rows_within(view: View) -> int:
 _measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
 
 
-def bytes_per_example(view: View) -> int:
-    """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need."""
+def bytes_per_example(view: View, passed: Passed = ignored) -> int:
+    """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need.
+
+    `passed` hears of the pass that measures, which each model needs once for each shape.
+    """
     one = view.examples(slice(0, 1))
     key = tuple((tuple(f.shape), f.dtype, f.device) for f in one.features)
     known = _measured.setdefault(view.roots[0], {}) if view.roots else {}
     if key not in known:
-        known[key] = 3 * bytes_of(one.features) + _saved_bytes(one)
+        known[key] = 3 * bytes_of(one.features) + _saved_bytes(one, passed)
     return known[key]
 
 
-def _saved_bytes(one: View) -> int:
+def _saved_bytes(one: View, passed: Passed) -> int:
     """The bytes of what autograd keeps for the gradient of one example, without what belongs to the model."""
     if not all(f.is_floating_point() for f in one.features):
         return sum(f.numel() for f in one.features) * BYTES_PER_TOKEN
+    if any(p.is_inference() for root in one.roots for p in root.parameters()):  # which autograd refuses to keep
+        return USUAL_GROWTH * bytes_of(one.features)
     own = {p.untyped_storage().data_ptr() for root in one.roots for p in root.parameters()}
     kept: dict[int, int] = {}
 
@@ -111,6 +124,7 @@ def _saved_bytes(one: View) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    passed(one.features)
     with (
         warnings.catch_warnings(action="ignore"),  # what a user would hear in a real pass, they hear there
         torch.inference_mode(False),

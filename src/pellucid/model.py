@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 import torch
@@ -27,9 +29,17 @@ def modules_of(forward: Callable[..., Any]) -> tuple[nn.Module, ...]:
     owner = getattr(forward, "__self__", None)
     function = getattr(forward, "__func__", forward)
     cells = (_content(cell) for cell in getattr(function, "__closure__", None) or ())
-    names = getattr(getattr(function, "__code__", None), "co_names", ())
+    names = _globals_of(function.__code__) if hasattr(function, "__code__") else ()
     known = getattr(function, "__globals__", {})
-    return _unique(_modules((owner, *cells, *(known.get(name) for name in names))))
+    defaults = (*(getattr(function, "__defaults__", None) or ()), *(getattr(function, "__kwdefaults__", None) or {}).values())
+    # An object that is called, or whose method is, runs the modules that it holds.
+    held = tuple(vars(owner or function).values()) if hasattr(owner or function, "__dict__") else ()
+    return _unique(_modules((owner, *cells, *defaults, *(known.get(name) for name in names), *held)))
+
+
+@functools.lru_cache(512)
+def _globals_of(code: CodeType) -> tuple[str, ...]:
+    return tuple(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
 
 
 def _content(cell: Any) -> Any:

@@ -96,7 +96,8 @@ def _completeness(view: View, found: Found) -> Check | None:
 
 def _spread(view: View, found: Found) -> Check | None:
     if found.spread is None:
-        return None
+        said = "one sample does not tell how far another seed would move the attributions: more samples are needed"
+        return None if found.seed is None else Check("spread", False, said)
     worst = float(found.spread.max())
     words = f"another seed would move the attributions by about {worst:.2g} of their size"
     return Check("spread", worst <= SPREAD, words if worst <= SPREAD else words + ": more samples are needed", worst)
