@@ -145,3 +145,24 @@ def test_options_are_kept_as_plain_values():
     found = pellucid.explain(Mlp().eval(), torch.randn(2, 5), 1, "smoothgrad", samples=np.int64(4), stdev=np.float32(0.5))
     assert found.options == {"samples": 4, "stdev": 0.5}
     assert type(found.options["samples"]) is int
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("integrated_gradients", {"steps": "abc"}, "steps is 'abc'; give a whole number or none"),
+        ("integrated_gradients", {"steps": 1.5}, "steps is 1.5; give a whole number"),
+        ("integrated_gradients", {"multiply": 1}, "multiply is 1; give true or false"),
+        ("smoothgrad", {"stdev": float("nan")}, "stdev is nan; give one number >= 0"),
+        ("gradient_shap", {"stdev": -1.0}, r"stdev is -1\.0; give one number >= 0"),
+        ("feature_ablation", {"feature_mask": 3}, "feature_mask is 3; give none or a tensor or a sequence"),
+    ],
+)
+def test_options_of_the_wrong_kind(method, options, said):
+    with pytest.raises(OptionError, match=said):
+        pellucid.explain(MODEL, X, 1, method, **options)
+
+
+def test_as_many_names_as_classes():
+    with pytest.raises(OptionError, match="classes holds 2 names, but the model returns 3 numbers"):
+        pellucid.explain(MODEL, X, 1, "saliency", classes=("cat", "dog"))

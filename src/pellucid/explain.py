@@ -144,7 +144,9 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     guess = _guessed(run.output(view), view, question) if question.target is None else _Guess(view.pick, STATED)
     view = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
     found = method(Asked(view, question.baselines, question.seed, run), **options)
-    predictions, confidences = _predicted(run.output(view) if witness.output is None else witness.output)
+    output = run.output(view) if witness.output is None else witness.output
+    _check_classes(output, question.classes)
+    predictions, confidences = _predicted(output)
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
     picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
     common = Explanation(
@@ -224,6 +226,13 @@ def _predicted(output: Any) -> tuple[Tensor | None, Tensor | None]:
     best = output.argmax(1)
     chance = output if _is_distribution(output) else output.softmax(1)
     return best, chance.gather(1, best[:, None])[:, 0]
+
+
+def _check_classes(output: Any, classes: Sequence[str]) -> None:
+    if classes and _has_classes(output) and len(classes) != output.shape[1]:
+        raise OptionError(
+            f"classes holds {len(classes)} names, but the model returns {output.shape[1]} numbers for each example; give as many names"
+        )
 
 
 def _has_classes(output: Any) -> bool:

@@ -242,7 +242,7 @@ class Explanation:
             if tensor is not None:
                 yield name, tensor.detach().cpu().contiguous().clone()
         if self.display.picture is not None:
-            yield "picture", torch.from_numpy(np.ascontiguousarray(self.display.picture))
+            yield "picture", torch.from_numpy(np.array(self.display.picture))
 
     def _words(self) -> dict[str, Any]:
         display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling")}

@@ -6,8 +6,12 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from .batch import Run
@@ -18,7 +22,7 @@ from .inputs import draws, expanded
 from .perturb import feature_ablation, groups_of
 from .view import View
 
-__all__ = ["METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find"]
+__all__ = ["METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,4 +109,30 @@ def find(name: str, options: Mapping[str, Any]) -> tuple[str, Method]:
         if option not in takes:
             has = f"its options are {', '.join(takes)}" if takes else "it has no options of its own"
             raise OptionError(f"{known[plain]} has no option {option!r}; {has}")
+        _check(known[plain], option, options[option])
     return known[plain], method
+
+
+SCALARS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "none"}
+
+
+@cache
+def kinds_of(name: str, option: str) -> tuple[Any, ...]:
+    """The types that a method's option may have, as its signature says."""
+    hint = get_type_hints(METHODS[name])[option]
+    return get_args(hint) or (hint,)
+
+
+def _check(name: str, option: str, value: Any) -> None:
+    kinds = kinds_of(name, option)
+    scalars = [kind for kind in SCALARS if kind in kinds]
+    own = next((kind for kind, types in _NUMBERS if isinstance(value, types)), type(value))
+    if own in kinds or (own is int and float in kinds) or (own not in SCALARS and len(scalars) < len(kinds)):
+        return
+    others = ["a tensor or a sequence"] if len(scalars) < len(kinds) else []
+    words = " or ".join([SCALARS[kind] for kind in scalars] + others)
+    raise OptionError(f"{name}'s option {option} is {value!r}; give {words}")
+
+
+# numpy's numbers are as good as Python's, and true is not 1.
+_NUMBERS: tuple[tuple[type, tuple[type, ...]], ...] = ((bool, (bool, np.bool_)), (int, (Integral,)), (float, (Real,)))

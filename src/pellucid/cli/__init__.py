@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from io import TextIOWrapper
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import PellucidError
@@ -17,7 +20,28 @@ from .methods import methods
 
 __all__ = ["app", "main"]
 
+
+class Commands(TyperGroup):
+    """What Pellucid refuses is one message on standard error and exit code 2; Ctrl-C is another, and 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PellucidError as error:
+            _complain(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)))
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            _complain(Text("interrupted; what was written so far is kept"))
+            raise typer.Exit(130) from error
+
+
+def _complain(text: Text) -> None:
+    Console(stderr=True).print(text, soft_wrap=True)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Explanations you can check: why a PyTorch model did what it did, and how far that answer can be trusted.",
     no_args_is_help=True,
     add_completion=False,
@@ -45,14 +69,8 @@ def common(
 
 
 def main() -> None:
-    """Run the command line; what Pellucid refuses is one message on standard error and exit code 2."""
-    console = Console(stderr=True)
-    try:
-        app(standalone_mode=True)
-    except PellucidError as error:
-        console.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        console.print(str(error), markup=False, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("interrupted; what was written so far is kept")
-        sys.exit(130)
+    """Run the command line; a stream that cannot encode a character gets a question mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app()

@@ -8,15 +8,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from PIL.Image import Image
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from .. import zoo
-from ..errors import MissingExtra
+from ..errors import MissingExtra, OptionError
 from ..explain import explain
 from ..explanation import Explanation
 from ..show import Section
-from ..task import Task
+from ..task import Sample, Task
+from .blame import blaming, blaming_the_model
 from .output import folder, summary, write
 
 __all__ = ["demo"]
@@ -44,12 +47,14 @@ def demo(
 ) -> None:
     """Explain one held-out example of each of the four small models; write a page and pictures."""
     console = Console()
-    wanted = [_known(name) for name in model] if model else list(zoo.NAMES)
+    wanted = list(dict.fromkeys(_known(name) for name in model or zoo.NAMES))
     folder(out)
     sections = [section for name in wanted if (section := _section(name, console)) is not None]
+    if not sections:
+        raise MissingExtra(f"nothing is left to explain of {', '.join(wanted)}; choose another with --model")
     path = write(sections, out, "Pellucid: explanations you can check", INTRODUCTION)
     summary(sections, console)
-    console.print(f"The page: [bold]{path}[/] (pictures beside it)", soft_wrap=True)
+    console.print(f"The page: [bold]{escape(str(path))}[/] (pictures beside it)", soft_wrap=True)
 
 
 def _known(name: str) -> str:
@@ -76,23 +81,32 @@ def _section(name: str, console: Console) -> Section | None:
 
 def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int | None = 0, **options: Any) -> Explanation:
     """One raw example explained by one method, drawn as its task says."""
-    sample = task.prepare(raw)
+    with blaming(f"the task's prepare, given {_given(raw)},"):
+        sample = task.prepare(raw)
+    if not isinstance(sample, Sample):
+        raise OptionError(f"the task's prepare returned {type(sample).__name__}; it must return a pellucid.Sample")
     if method == "feature_ablation" and task.kind in PIECES:
         options.setdefault("feature_mask", tuple(PIECES[task.kind](x) for x in sample.inputs))
-    return explain(
-        task.model,
-        sample.inputs,
-        target,
-        method,
-        baselines=sample.baselines,
-        kwargs=sample.keywords,
-        classes=task.classes,
-        names=sample.names,
-        kind=task.kind,
-        picture=sample.picture,
-        seed=seed,
-        **options,
-    )
+    with blaming_the_model():
+        return explain(
+            task.model,
+            sample.inputs,
+            target,
+            method,
+            baselines=sample.baselines,
+            kwargs=sample.keywords,
+            classes=task.classes,
+            names=sample.names,
+            kind=task.kind,
+            picture=sample.picture,
+            seed=seed,
+            **options,
+        )
+
+
+def _given(raw: Any) -> str:
+    kinds = ((str, "a text"), (list, "a row of numbers"), (Image, "an image"))
+    return next((words for kind, words in kinds if isinstance(raw, kind)), type(raw).__name__)
 
 
 def _patches(x: Tensor) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import OptionError
-from ..methods import METHODS, find
+from ..methods import METHODS, find, kinds_of
 from ..show import Section
 from .demo import explained
 from .output import folder, summary, write
@@ -33,16 +35,18 @@ def explain(
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize an image to.")] = None,
     row: Annotated[int, typer.Option(min=0, help="Which row of a table.")] = 0,
     seed: Annotated[int, typer.Option(help="For random methods.")] = 0,
-    strict: Annotated[bool, typer.Option(help="Fail where a health check fails, or where the target had to be guessed.")] = False,
-    save: Annotated[bool, typer.Option(help="Save the explanations themselves too (safetensors).")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a health check fails, or where the target had to be guessed.")
+    ] = False,
+    save: Annotated[bool, typer.Option("--save", help="Save the explanations themselves too, as safetensors.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the page and the pictures.")] = Path("pellucid-out"),
 ) -> None:
     """Explain one prediction of your model; write a page and pictures."""
     console = Console()
-    methods = method or ["saliency", "integrated_gradients", "feature_ablation"]
+    methods = list(dict.fromkeys(find(name, {})[0] for name in method or ["saliency", "integrated_gradients", "feature_ablation"]))
     options = _options(option or [], methods)
     raw = read(file, row)
-    task = task_of(model, kind_of(file), _size(size), tuple(classes.split(",")) if classes else ())
+    task = task_of(model, kind_of(file), _size(size), _names(classes))
     folder(out)
     explanations = []
     for name in methods:
@@ -54,26 +58,41 @@ def explain(
         for explanation in explanations:
             explanation.save(out / f"{explanation.method}.safetensors")
     summary(sections, console)
-    console.print(f"The page: [bold]{path}[/] (pictures beside it)", soft_wrap=True)
+    console.print(f"The page: [bold]{escape(str(path))}[/] (pictures beside it)", soft_wrap=True)
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    height, _, width = size.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    found = re.fullmatch("([1-9][0-9]*)[xX]([1-9][0-9]*)", size)
+    if found is None:
         raise OptionError(f"--size is {size!r}; give HEIGHTxWIDTH, such as 224x224")
-    return int(height), int(width)
+    return int(found[1]), int(found[2])
+
+
+def _names(classes: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
+    if not all(names):
+        raise OptionError(f"--classes is {classes!r}, in which a name is empty; give names separated by commas, such as cat,dog")
+    return names
 
 
 def _options(given: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
     """Each method's share of the options; one that no method has is refused."""
     pairs = dict(_pair(text) for text in given)
-    takes = {name: set(inspect.signature(METHODS[find(name, {})[0]]).parameters) for name in methods}
+    takes = {name: [p for p in inspect.signature(METHODS[name]).parameters if p != "asked"] for name in methods}
     for option in pairs:
         if not any(option in names for names in takes.values()):
-            raise OptionError(f"no method among {', '.join(methods)} has an option {option!r}; see `pellucid methods`")
-    return {name: {o: v for o, v in pairs.items() if o in takes[name]} for name in methods}
+            raise OptionError(f"{', '.join(methods)}: there is no option {option!r}; `pellucid methods` lists the options of each method")
+    return {name: {o: _checked(name, o, v) for o, v in pairs.items() if o in takes[name]} for name in methods}
+
+
+def _checked(method: str, option: str, value: Any) -> Any:
+    """The value, if it is of a kind that the method's signature names, and that can be written on a command line."""
+    if not set(kinds_of(method, option)) & {int, float, bool, str}:
+        raise OptionError(f"{method}'s option {option!r} cannot be given on the command line; use pellucid.explain in Python")
+    find(method, {option: value})
+    return value
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..errors import FileError
 from ..explanation import Explanation
@@ -27,12 +29,15 @@ def folder(path: Path) -> Path:
 
 def write(sections: list[Section], out: Path, title: str, introduction: str) -> Path:
     """Write the pictures and the page; returns the page's path."""
-    for section in sections:
-        for explanation in section.explanations:
-            name = f"{_plain(section.title)}-{explanation.method}.png"
-            draw(explanation).savefig(out / name, dpi=150)
     path = out / "index.html"
-    path.write_text(page(sections, title, introduction), encoding="utf-8")
+    document = page(sections, title, introduction)
+    pictures = {f"{_plain(s.title)}-{e.method}.png": draw(e) for s in sections for e in s.explanations}
+    try:
+        for name, picture in pictures.items():
+            picture.savefig(out / name, dpi=150)
+        path.write_text(document, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"cannot write {str(error.filename or out)!r}: {error.strerror}; choose another folder with --out") from error
     return path.resolve()
 
 
@@ -41,25 +46,29 @@ def _plain(title: str) -> str:
 
 
 def summary(sections: list[Section], console: Console) -> None:
-    """A row for each explanation: prediction, method, completeness gap, seconds, health."""
-    table = Table(
-        caption="gap: how far the parts are from adding up to the whole; – where a method does not promise it", caption_justify="left"
-    )
-    table.add_column("prediction", min_width=27)
-    table.add_column("method", no_wrap=True)
-    table.add_column("gap", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
-    table.add_column("health")
+    """For each section its prediction, and a row for each explanation: method, completeness gap, seconds, health."""
     for section in sections:
-        heads = [section.title, *_predicted(section.explanations[0])] + [""] * len(section.explanations)
-        for i, explanation in enumerate(section.explanations):
-            table.add_row(heads[i], *_row(explanation), end_section=i == len(section.explanations) - 1)
-    console.print(table)
+        console.print(_heading(section))
+        console.print(_table(section.explanations))
+        console.print()
+    console.print("gap: how far the parts are from adding up to the whole; – where a method does not promise it")
 
 
-def _predicted(explanation: Explanation) -> Iterator[str]:
-    yield _prediction(explanation)
-    yield f"explained: {explanation.target.removeprefix('output ')}"
+def _heading(section: Section) -> Text:
+    first = section.explanations[0]
+    return Text.assemble((section.title, "bold"), f": {_prediction(first)}; explained: {first.target}")
+
+
+def _table(explanations: Sequence[Explanation]) -> Table:
+    """Narrow enough for 60 columns."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", min_width=20, overflow="fold")
+    table.add_column("gap", justify="right", min_width=7)
+    table.add_column("seconds", justify="right")
+    table.add_column("health")
+    for explanation in explanations:
+        table.add_row(*_row(explanation))
+    return table
 
 
 def _row(explanation: Explanation) -> Iterator[str]:
@@ -68,7 +77,7 @@ def _row(explanation: Explanation) -> Iterator[str]:
     yield explanation.method
     yield "–" if completeness is None or completeness.value is None else f"{100 * completeness.value:.2g} %"
     yield f"{explanation.cost.seconds:.3f}"
-    yield "✓" if not failed else "look at " + ", ".join(failed)
+    yield "✓ passed" if not failed else "look at " + ", ".join(failed)
 
 
 def _prediction(explanation: Explanation) -> str:

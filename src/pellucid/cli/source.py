@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 
 from ..errors import FileError, InputError, OptionError
 from ..task import Sample, Task
+from .blame import blaming
 
 __all__ = ["Reading", "kind_of", "read", "task_of"]
 
@@ -36,25 +39,36 @@ def kind_of(file: Path) -> str:
 def read(file: Path, row: int = 0) -> Any:
     """The raw example: a PIL image, a row of numbers with the names of its columns, or a text."""
     if not file.is_file():
-        raise FileError(f"{str(file)!r} is not a file")
+        what = "is a folder" if file.is_dir() else f"is not there (seen from {Path.cwd()})"
+        raise FileError(f"{str(file)!r} {what}; give an image, a table or a text file")
     return READERS[kind_of(file)](file, row)
 
 
 def _image(file: Path, row: int) -> Image.Image:
     try:
-        return Image.open(file).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise FileError(f"{str(file)!r} is not an image that Pillow can read ({error})") from error
+        with Image.open(file) as image:
+            mode, colours = image.mode, image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FileError(f"{str(file)!r} is not an image that Pillow can read ({error}); give another") from error
+    if mode.startswith(("I", "F")):
+        raise FileError(f"{str(file)!r} has more than 8 bits for a colour (mode {mode}), which would be cut; save it with 8")
+    return colours
 
 
 def _text(file: Path, row: int) -> str:
-    try:
-        words = file.read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise FileError(f"{str(file)!r} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    words = _words(file).strip()
     if not words:
-        raise FileError(f"{str(file)!r} holds no text")
+        raise FileError(f"{str(file)!r} holds no text; give a file with at least one word")
     return words
+
+
+def _words(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{str(file)!r} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise FileError(f"cannot read {str(file)!r}: {error.strerror}; give a file that you may read") from error
 
 
 class Reading(list[float]):
@@ -64,20 +78,30 @@ class Reading(list[float]):
 
 
 def _table(file: Path, row: int) -> Reading:
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    try:
-        lines = [line for line in csv.reader(file.read_text(encoding="utf-8").splitlines(), delimiter=delimiter) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FileError(f"{str(file)!r} is not a table of comma-separated values ({error})") from error
+    lines = _lines(file)
     names = tuple(lines.pop(0)) if lines and not all(_is_number(cell) for cell in lines[0]) else ()
+    if not lines:
+        raise FileError(f"{str(file)!r} holds no row of numbers; give a table with at least one")
     if not 0 <= row < len(lines):
-        raise FileError(f"{str(file)!r} has {len(lines)} rows of numbers, so there is no row {row}; count from 0")
-    for column, cell in enumerate(lines[row]):
+        raise FileError(f"{str(file)!r} has no row {row}; rows count from 0, so give --row 0 to {len(lines) - 1}")
+    cells = lines[row]
+    if names and len(names) != len(cells):
+        raise FileError(f"{str(file)!r}, row {row} has {len(cells)} cells under a header of {len(names)}; give one cell for each column")
+    for column, cell in enumerate(cells):
         if not _is_number(cell):
-            raise FileError(f"{str(file)!r}, row {row}, column {column}: {cell!r} is not a number; give numbers only")
-    found = Reading(float(cell) for cell in lines[row])
+            place = f"row {row}, column {column}" + (f" ({names[column]})" if names else "")
+            raise FileError(f"{str(file)!r}, {place}: {cell!r} is not a number; give numbers only, separated by commas (.tsv: by tabs)")
+    found = Reading(float(cell) for cell in cells)
     found.names = names
     return found
+
+
+def _lines(file: Path) -> list[list[str]]:
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    try:
+        return [line for line in csv.reader(io.StringIO(_words(file)), delimiter=delimiter) if line]
+    except csv.Error as error:
+        raise FileError(f"{str(file)!r} is not a table that Python's csv can read ({error}); save it as plain CSV") from error
 
 
 def _is_number(cell: str) -> bool:
@@ -93,42 +117,66 @@ READERS: dict[str, Callable[[Path, int], Any]] = {"image": _image, "table": _tab
 
 def task_of(source: str, kind: str, size: tuple[int, int] | None, classes: tuple[str, ...]) -> Task:
     """The task behind `module:function` or a model folder; a bare module is fed images in [0, 1] or rows as they are."""
-    if Path(source).is_dir():
-        from ..huggingface import task_in
-
-        return task_in(Path(source))
-    made = _called(source)
+    made = _in_folder(Path(source), kind) if Path(source).is_dir() else _called(source)
     if isinstance(made, Task):
-        return made
+        if size is not None:
+            raise OptionError(f"{source} prepares its examples itself, so --size has no meaning; leave it out")
+        return replace(made, classes=classes or made.classes)
     if not isinstance(made, nn.Module):
-        raise OptionError(f"{source} returned {type(made).__name__}; it must return a torch module or a pellucid.Task")
+        raise OptionError(f"{source} gave {type(made).__name__}; it must give a torch module or a pellucid.Task")
+    return _bare(source, made.eval(), kind, size, classes)
+
+
+def _bare(source: str, model: nn.Module, kind: str, size: tuple[int, int] | None, classes: tuple[str, ...]) -> Task:
     if kind == "text":
         raise OptionError(
             f"{source} returned a bare module, which cannot read a text; return a pellucid.Task whose `prepare` turns a string into tensors"
         )
-    prepare = (lambda raw: _picture(raw, size)) if kind == "image" else _row
-    return Task(made.eval(), "image" if kind == "image" else "table", prepare, classes)
+    if kind == "image":
+        return Task(model, "image", lambda raw: _picture(raw, size), classes)
+    if size is not None:
+        raise OptionError("--size is for images, and the file is a table; leave it out")
+    return Task(model, "table", _row, classes)
+
+
+def _in_folder(folder: Path, kind: str) -> Task:
+    from ..huggingface import task_in
+
+    task = task_in(folder)
+    if task.kind != kind:
+        raise OptionError(
+            f"{str(folder)!r} holds a model that takes {task.kind}s; the file is of the kind {kind!r}, give one of the kind {task.kind!r}"
+        )
+    return task
 
 
 def _called(source: str) -> Any:
+    """What the function gives, or the module or task itself where one is named."""
     module, _, function = source.partition(":")
-    if not function:
-        raise OptionError(f"{source!r} is neither a folder nor module:function (such as mypackage.models:load)")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module), function)()
-    except ModuleNotFoundError as error:
-        raise OptionError(f"{source!r}: no module {error.name!r} can be found from {Path.cwd()}") from error
-    except AttributeError as error:
-        raise OptionError(f"{source!r}: {error}") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
+    if module.endswith(".py") or not all(part.isidentifier() for part in [*module.split("."), function]):
+        raise OptionError(f"{source!r} is neither a folder nor module:function (such as mypackage.models:load, without .py)")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with blaming(source):
+        return _made(module, function)
+
+
+def _made(module: str, function: str) -> Any:
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, function):
+        raise OptionError(f"the module {module} has no function {function!r}; give one that it has")
+    found = getattr(loaded, function)
+    return found() if callable(found) and not isinstance(found, nn.Module) else found
 
 
 def _picture(raw: Image.Image, size: tuple[int, int] | None) -> Sample:
-    image = raw if size is None else raw.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    picture = np.asarray(image, dtype=np.uint8)
-    return Sample((torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255,), picture=picture)
+    height, width = size or (raw.height, raw.width)
+    try:
+        image = raw if size is None else raw.resize((width, height), Image.Resampling.BILINEAR)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise OptionError(f"--size is {height}x{width}, more than memory holds; give the size that the model takes") from error
+    picture = np.array(image, dtype=np.uint8)
+    return Sample((torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255,), picture=picture)
 
 
 def _row(raw: Reading) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,8 +74,8 @@ def noise_tunnel(
 
 def scales_of(features: Tensors, stdev: float | Sequence[float], relative: bool) -> Tensors:
     """The noise's standard deviation for each input: a number, or one per example where it is relative."""
-    each = (stdev,) * len(features) if isinstance(stdev, int | float) else tuple(stdev)
-    if len(each) != len(features) or any(s < 0 for s in each):
+    each = tuple(stdev) if isinstance(stdev, Sequence) else (float(stdev),) * len(features)
+    if len(each) != len(features) or not all(0 <= s < math.inf for s in each):
         raise OptionError(f"stdev is {stdev!r}; give one number >= 0, or one for each of the {len(features)} inputs")
     return tuple(
         torch.as_tensor(s, dtype=f.dtype, device=f.device) * (_range(f) if relative else 1) for s, f in zip(each, features, strict=True)
