@@ -7,7 +7,7 @@ points lazily, `points(examples, steps) -> tensors (steps, b, ...)`, so that mem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,14 +17,15 @@ from torch import Tensor
 from .errors import OutputError, PellucidError, TargetError
 from .explanation import Check
 from .inputs import Tensors
+from .inside import Layer, Place, look, neuron_of, placed
 from .lean import Lean, Recorder, can_be_lean, shaped
 from .line import Line
 from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release, rows_within
 from .model import undisturbed
 from .progress import Bar
-from .view import InputView, View, gradients, leaves_at, stacked
+from .view import InputView, View, back, gradients, leaves_at, stacked
 
-__all__ = ["Ends", "Part", "Points", "Run"]
+__all__ = ["Ends", "Inside", "Part", "Points", "Run"]
 
 Points = Callable[[slice, slice], Tensors]
 
@@ -49,6 +50,15 @@ class Ends(NamedTuple):
     view: View
     here: Tensor
     there: Tensor
+
+
+class Inside(NamedTuple):
+    """What one watched pass found at a place: scores `(T, B)`, gradients `(T, B, ...)`, activations `(B, ...)`."""
+
+    place: Place
+    scores: Tensor
+    gradients: Tensors
+    activations: Tensors
 
 
 @dataclass
@@ -224,6 +234,34 @@ class Run:
         scores, found = self.leanly(lambda at: gradients(view, at), points)
         self.backwards += len(points[0]) * len(scores)
         return scores, found
+
+    def inside(
+        self, view: InputView, layers: Layer | Sequence[Layer] | Place, of_input: bool = False, points: Tensors | None = None
+    ) -> Inside:
+        """One watched pass, and the gradients of its scores with respect to what was seen."""
+        at = view.features if points is None else points
+        self._count(at)
+        seen = look(view, layers, of_input, graph=True, points=at)
+        self.backwards += seen.rows * len(seen.scores)
+        if not seen.place.shared or seen.rows == 1:
+            return Inside(seen.place, seen.scores.detach(), seen.gradients(), seen.features)
+        self._count(at)  # the gradient of what all share is that of all: each needs a copy of its own
+        own = placed(view if points is None else view.moved(points), seen.place, seen.features)
+        return Inside(seen.place, *gradients(own, own.features), seen.features)
+
+    def chained(self, view: InputView, place: Place, neuron: Any, points: Tensors) -> tuple[Tensor, Tensors]:
+        """Scores of one call, and the gradients through one neuron alone: that of the score to it times its own to the points."""
+        self._count(points)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = leaves_at(points)
+            seen = look(view, place, graph=True, points=leaves)
+            through = seen.gradients()[0]
+            picked = neuron_of(neuron, view.size).scores
+            activation = picked(seen.place.features(seen.held, seen.rows)[0], seen.rows)
+            weights = torch.stack([picked(gradient, seen.rows)[0] for gradient in through])
+            own = back(activation, leaves)
+        self.backwards += 2 * len(points[0])
+        return seen.scores.detach(), tuple(weights.view(*weights.shape, *(1,) * (g.dim() - 2)) * g for g in own)
 
     def along(self, view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Scores `(1, rows)` of one call, and gradients `(1, rows, ...)` but for what `line` gathers itself."""

@@ -19,7 +19,7 @@ from .inputs import Call, Tensors, as_tensors
 from .model import modules_of
 from .target import Pick, Several, resolve
 
-__all__ = ["InputView", "View", "at_input", "gradients", "leaves_at", "stacked"]
+__all__ = ["InputView", "View", "at_input", "back", "gradients", "leaves_at", "stacked"]
 
 
 class View(ABC):
@@ -83,18 +83,18 @@ class InputView(View):
         # Copies, because a model may work in place on what it is given.
         return self.pick.scores(self.call(tuple(p.clone() for p in points)), points[0].shape[0])
 
-    def some(self, rows: Sequence[int]) -> View:
+    def some(self, rows: Sequence[int]) -> InputView:
         features = tuple(f[rows.start : rows.stop] if isinstance(rows, range) else f[list(rows)] for f in self.features)
         return replace(self, features=features, call=self.call.at(rows), pick=self.pick.at(rows))
 
-    def moved(self, points: Tensors) -> View:
+    def moved(self, points: Tensors) -> InputView:
         rows = [*range(self.size)] * (len(points[0]) // self.size)
         return replace(self, features=points, call=self.call.at(rows), pick=self.pick.at(rows))
 
     def targets(self) -> Sequence[View]:
         return [replace(self, pick=pick) for pick in self.pick.picks] if isinstance(self.pick, Several) else (self,)
 
-    def readings(self) -> Iterator[View]:
+    def readings(self) -> Iterator[InputView]:
         if not (self.call.arguments or self.call.keywords):
             yield self
             return
@@ -141,7 +141,7 @@ def gradients(view: View, points: Tensors) -> tuple[Tensor, Tensors]:
                 scores = view.score(leaves)
             return scores, tuple(g.detach()[None] for g in view.own_gradient(leaves))
         scores = view.score(leaves)
-        return scores.detach(), _backward(scores, leaves)
+        return scores.detach(), back(scores, leaves)
 
 
 def leaves_at(points: Tensors) -> Tensors:
@@ -149,7 +149,8 @@ def leaves_at(points: Tensors) -> Tensors:
     return tuple((p.clone() if p.is_inference() else p.detach()).requires_grad_() for p in points)
 
 
-def _backward(scores: Tensor, leaves: Tensors) -> Tensors:
+def back(scores: Tensor, leaves: Tensors) -> Tensors:
+    """The gradients of every target's scores `(targets, rows)`, `(targets, rows, ...)` for each of the leaves."""
     totals = scores.sum(1)
     if not totals.requires_grad:  # the score is a constant: nothing it was made of depends on the features
         return tuple(torch.zeros(len(totals), *leaf.shape).to(leaf) for leaf in leaves)

@@ -1,8 +1,22 @@
-"""Methods that need gradients: plain, along paths, under noise, against references."""
+"""Methods that need gradients: plain, along paths, under noise, against references, through layers, as maps."""
 
+from .cam import channel_averaged
+from .layers import gradient_x_activation, internal_influence, layer_conductance, neuron_conductance
 from .paths import integrated_gradients
 from .plain import gradient, input_x_gradient, saliency
 from .shap import expected_gradients
 from .smoothing import noise_tunnel
 
-__all__ = ["expected_gradients", "gradient", "input_x_gradient", "integrated_gradients", "noise_tunnel", "saliency"]
+__all__ = [
+    "channel_averaged",
+    "expected_gradients",
+    "gradient",
+    "gradient_x_activation",
+    "input_x_gradient",
+    "integrated_gradients",
+    "internal_influence",
+    "layer_conductance",
+    "neuron_conductance",
+    "noise_tunnel",
+    "saliency",
+]

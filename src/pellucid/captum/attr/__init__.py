@@ -3,6 +3,25 @@
 from . import visualization
 from .base import Attribution, GradientAttribution, PerturbationAttribution
 from .gradient import GradientShap, InputXGradient, IntegratedGradients, Saliency
+from .layer import (
+    InternalInfluence,
+    LayerActivation,
+    LayerAttribution,
+    LayerConductance,
+    LayerFeatureAblation,
+    LayerGradCam,
+    LayerGradientShap,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+)
+from .neuron import (
+    NeuronAttribution,
+    NeuronConductance,
+    NeuronFeatureAblation,
+    NeuronGradient,
+    NeuronGradientShap,
+    NeuronIntegratedGradients,
+)
 from .noise import NoiseTunnel
 from .perturbation import FeatureAblation
 
@@ -13,6 +32,21 @@ __all__ = [
     "GradientShap",
     "InputXGradient",
     "IntegratedGradients",
+    "InternalInfluence",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerConductance",
+    "LayerFeatureAblation",
+    "LayerGradCam",
+    "LayerGradientShap",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
+    "NeuronAttribution",
+    "NeuronConductance",
+    "NeuronFeatureAblation",
+    "NeuronGradient",
+    "NeuronGradientShap",
+    "NeuronIntegratedGradients",
     "NoiseTunnel",
     "PerturbationAttribution",
     "Saliency",

@@ -111,10 +111,15 @@ def as_tuple(value: Any) -> Tensors:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
-def answer(inputs: Any, view: InputView, found: Found) -> Any:
-    """The attributions as Captum returns them: a tensor for a tensor, a tuple for a tuple. Doubts become warnings."""
+def report(view: InputView, found: Found) -> None:
+    """Doubts become warnings."""
     for check in concerns(view, found):
         warn(check.name, check.message)
+
+
+def answer(inputs: Any, view: InputView, found: Found) -> Any:
+    """The attributions as Captum returns them: a tensor for a tensor, a tuple for a tuple."""
+    report(view, found)
     values = tuple(v[0] for v in found.values)
     return values if isinstance(inputs, tuple | list) else values[0]
 
