@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import OutputError, PellucidError, TargetError
 from .explanation import Check
 from .inputs import Tensors
-from .inside import Layer, Place, look, neuron_of, placed
+from .inside import Layer, Look, Place, look, neuron_of, placed
 from .lean import Lean, Recorder, can_be_lean, shaped
 from .line import Line
 from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release, rows_within
@@ -83,6 +83,12 @@ class Run:
         with undisturbed(view.roots), torch.no_grad():
             self._count(view.features)
             return view.call(tuple(f.clone() for f in view.features))
+
+    def place(self, view: InputView, layers: Layer | Sequence[Layer], of_input: bool = False) -> Look:
+        """Where layers are, what they hold for the features, and the scores."""
+        self._count(view.features)
+        with undisturbed(view.roots):
+            return look(view, layers, of_input)
 
     def checks(self) -> Iterator[Check]:
         """What was noticed about the model while it ran."""

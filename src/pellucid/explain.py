@@ -14,7 +14,8 @@ from torch import Tensor
 from .batch import Run
 from .errors import OptionError, UntrustedResult
 from .explanation import Check, Cost, Display, Explanation, Found, Pooling
-from .inputs import Tensors, as_tensors, differentiable
+from .inputs import Tensors, as_tensors, differentiable, draws, expanded
+from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
 from .methods import WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
@@ -38,6 +39,9 @@ class Question:
     kwargs: Mapping[str, Any] | None = None
     classes: Sequence[str] = ()
     names: Sequence[str] = ()
+    layer: Layer | Sequence[Layer] | None = None
+    of_input: bool = False
+    neuron: Any = None
     kind: Kind | None = None
     picture: Any = None
     seed: int | None = None
@@ -57,6 +61,9 @@ def explain(
     kwargs: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     names: Sequence[str] = (),
+    layer: Layer | Sequence[Layer] | None = None,
+    of_input: bool = False,
+    neuron: Any = None,
     kind: Kind | None = None,
     picture: Any = None,
     seed: int | None = None,
@@ -80,6 +87,11 @@ def explain(
         kwargs: what it gets by keyword.
         classes: names of the classes.
         names: names of the columns of a table, or the tokens of a text, for pictures.
+        layer: explain what a layer returns instead of the inputs: a module of the model or its name, a list of these;
+            `(layer, number)` for one that runs more than once. Baselines are still given as inputs.
+        of_input: what the layer receives instead of what it returns.
+        neuron: explain an activation of that layer, by the inputs, instead of an output: int, tuple of ints and slices, or a
+            function of the layer's activation; the target does not matter then.
         kind: how to draw (image, table, text, series, tensor); found from the shape if not said.
         picture: the (first) example as a person sees it, `(H, W)` or `(H, W, 3)` uint8; images only.
         seed: for random methods; None derives one from torch's random state without moving it.
@@ -102,7 +114,8 @@ def explain(
     (torch.Size([2, 4]), 40)
     """
     question = Question(
-        model, inputs, target, method, baselines, args, kwargs, tuple(classes), tuple(names), kind, picture, seed, strict, at_most, progress
+        model, inputs, target, method, baselines, args, kwargs, tuple(classes), tuple(names), layer, of_input,
+        neuron, kind, picture, seed, strict, at_most, progress
     )  # fmt: skip
     return _answers(question, options)[0]
 
@@ -138,13 +151,14 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     run, start = Run(question.at_most, question.progress), time.perf_counter()
     view = at_input(question.model, question.inputs, question.target, question.args, question.kwargs, question.classes)
     peak = Peak(view.features[0].device)
-    if name not in WITHOUT_GRADIENT:
+    if name not in WITHOUT_GRADIENT and (question.layer is None or question.neuron is not None):
         differentiable(view.features)
     witness = _Witness(view.call.model, view.features)
-    guess = _guessed(run.output(view), view, question) if question.target is None else _Guess(view.pick, STATED)
-    view = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
-    found = method(Asked(view, question.baselines, question.seed, run), **options)
-    output = run.output(view) if witness.output is None else witness.output
+    guess = _guess(view, question, run)
+    whole = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
+    view, baselines, where = _inside(whole, question, name, run)
+    found = method(Asked(view, baselines, question.seed, run), **options)
+    output = None if question.neuron is not None else run.output(whole) if witness.output is None else witness.output
     _check_classes(output, question.classes)
     predictions, confidences = _predicted(output)
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
@@ -155,7 +169,7 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         scores=found.scores,
         method=name,
         target="",
-        options=_words(options),
+        options=_words(options) | where,
         baselines=found.baselines,
         predictions=predictions,
         confidences=confidences,
@@ -208,6 +222,28 @@ class _Guess:
 
 
 STATED = Check("target", True, "explained: {}")
+
+
+def _guess(view: InputView, question: Question, run: Run) -> _Guess:
+    if question.neuron is not None:
+        return _Guess(ANYTHING, STATED)
+    return _guessed(run.output(view), view, question) if question.target is None else _Guess(view.pick, STATED)
+
+
+def _inside(view: InputView, question: Question, method: str, run: Run) -> tuple[InputView, Any, dict[str, Any]]:
+    """The view that the question is about, the baselines of its features, and words for the place."""
+    if question.layer is None:
+        if question.neuron is not None or question.of_input:
+            raise OptionError("neuron and of_input belong to a layer; say which: layer=a module or its name")
+        return view, question.baselines, {}
+    if question.neuron is not None:
+        return of_neuron(view, run.place(view, question.layer, question.of_input).place, question.neuron), question.baselines, {}
+    seen = run.place(view, question.layer, question.of_input)
+    inner, where = placed(view, seen.place, seen.features), {"layer": seen.place.words}
+    if method in WITHOUT_GRADIENT and question.baselines is None:
+        return inner, None, where
+    points = draws(view.features, question.baselines) if method == "gradient_shap" else expanded(view.features, question.baselines)
+    return inner, lifted(view, seen.place, points), where
 
 
 def _guessed(output: Any, view: InputView, question: Question) -> _Guess:

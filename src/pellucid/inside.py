@@ -24,7 +24,7 @@ from .model import undisturbed
 from .target import Custom, Pick, resolve, tensor_of
 from .view import InputView, back
 
-__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "look", "neuron_of", "of_neuron", "placed"]
+__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "lifted", "look", "neuron_of", "of_neuron", "placed"]
 
 # A module, its name, or either with the number of one of its calls: ("relu", 2).
 Layer = nn.Module | str | tuple[nn.Module | str, int]
@@ -38,6 +38,7 @@ class Place:
         calls: the number of the call of each layer, from 0.
         counts: how many tensors each layer returns (or receives).
         axes: for each tensor, where its examples lie; None where all examples share it.
+        names: of the layers.
     """
 
     layers: tuple[nn.Module, ...]
@@ -45,6 +46,13 @@ class Place:
     calls: tuple[int, ...]
     counts: tuple[int, ...]
     axes: tuple[int | None, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """As a person would say it: "layer conv2", "the input of layers a and b"."""
+        several = [f"{name} (call {call})" if call else name for name, call in zip(self.names, self.calls, strict=True)]
+        return f"{'the input of ' if self.of_input else ''}layer{'s' if len(several) > 1 else ''} {' and '.join(several)}"
 
     def held(self, calls: list[list[Tensors]]) -> Tensors:
         """What was watched here, as the layers hold it."""
@@ -118,9 +126,9 @@ def look(
     tensors = [seen[number] for seen, number in zip(calls, chosen, strict=True)]
     for name, found in zip(names, tensors, strict=True):
         if not found:
-            raise InputError(f"layer {name} {'receives' if of_input else 'returns'} no tensor; choose another layer")
+            raise InputError(f"layer {name!r} {'receives' if of_input else 'returns'} no tensor; choose another layer")
     axes = _axes(view, modules, of_input, chosen, [t for found in tensors for t in found])
-    place = Place(modules, of_input, chosen, tuple(map(len, tensors)), axes)
+    place = Place(modules, of_input, chosen, tuple(map(len, tensors)), axes, tuple(names))
     return Look(place, place.held(calls), view.size, scores)
 
 
@@ -145,18 +153,18 @@ def _named(view: InputView, layer: Any) -> tuple[nn.Module, int | None]:
 
 def _name(view: InputView, module: nn.Module) -> str:
     names = (name for root in view.roots for name, found in root.named_modules() if found is module)
-    return repr(next(names, "") or type(module).__name__)
+    return next(names, "") or type(module).__name__
 
 
 def _call(name: str, number: int | None, calls: list[Tensors]) -> int:
     if not calls:
         raise OptionError(
-            f"layer {name} does not run for these inputs (or runs inside a compiled or scripted part, which cannot be watched)"
+            f"layer {name!r} does not run for these inputs (or runs inside a compiled or scripted part, which cannot be watched)"
         )
     if number is None and len(calls) > 1:
-        raise OptionError(f"layer {name} runs {len(calls)} times; say which call, from 0 to {len(calls) - 1}: layer=({name}, 0)")
+        raise OptionError(f"layer {name!r} runs {len(calls)} times; say which call, from 0 to {len(calls) - 1}: layer=({name!r}, 0)")
     if number is not None and not -len(calls) <= number < len(calls):
-        raise OptionError(f"layer {name} runs {len(calls)} times; call {number} is not among 0 to {len(calls) - 1}")
+        raise OptionError(f"layer {name!r} runs {len(calls)} times; call {number} is not among 0 to {len(calls) - 1}")
     return (number or 0) % len(calls)
 
 
@@ -273,7 +281,36 @@ def of_neuron(view: InputView, layer: Layer | Place, neuron: Any, of_input: bool
     """
     with undisturbed(view.roots):
         place = layer if isinstance(layer, Place) else look(replace(view, pick=ANYTHING), layer, of_input).place
-    return replace(view, call=replace(view.call, model=_UpTo(view.call.model, place)), pick=neuron_of(neuron, view.size), at_once=None)
+    pick = _Neuron(neuron_of(neuron, view.size), f"neuron {_words(neuron)} of {place.words}")
+    return replace(view, call=replace(view.call, model=_UpTo(view.call.model, place)), pick=pick, at_once=None)
+
+
+@dataclass(frozen=True)
+class _Neuron(Pick):
+    """A pick with words of its own."""
+
+    inner: Pick
+    words: str
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        return self.inner.scores(output, rows)
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return _Neuron(self.inner.at(rows), self.words)
+
+    def __str__(self) -> str:
+        return self.words
+
+
+def _words(neuron: Any) -> str:
+    return getattr(neuron, "__name__", "by a function") if callable(neuron) else str(neuron)
+
+
+def lifted(view: InputView, place: Place, points: Tensors) -> Tensors:
+    """What the place holds at other inputs, any number of them, each with the arguments of the example that it stands for."""
+    rows = [i % view.size for i in range(len(points[0]))]
+    with undisturbed(view.roots):
+        return look(replace(view, features=points, pick=ANYTHING, call=view.call.at(rows)), place).features
 
 
 # The output does not matter where only a layer is looked at.

@@ -88,7 +88,10 @@ def headline(explanation: Explanation, example: int) -> str:
 def details(explanation: Explanation, example: int) -> Iterator[str]:
     """What was asked, how, and how far the answer adds up."""
     yield f"explains {explanation.target}"
-    yield explanation.method.replace("_", " ")
+    place = [explanation.options["layer"]] if "layer" in explanation.options else []
+    yield " at ".join([explanation.method.replace("_", " "), *place])
+        [explanation.method.replace("_", " "), *(explanation.options[key] for key in ("layer",) if key in explanation.options)]
+    )
     check = explanation.check("completeness")
     if check is not None:
         gap = "" if check.value is None else f" {percent(check.value)}"

@@ -21,7 +21,7 @@ from ...gradient import (
     layer_conductance,
 )
 from ...inputs import Tensors, draws, expanded
-from ...inside import ANYTHING, Place, at_layer, look
+from ...inside import Place, at_layer, lifted, look
 from ...model import undisturbed
 from ...perturb import feature_ablation, groups_of
 from ...target import Every
@@ -71,13 +71,6 @@ class LayerAttribution(InternalAttribution):
     def interpolate(layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest") -> Tensor:
         """The attributions resized in all but their first two dimensions."""
         return F.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
-
-
-def _lifted(view: InputView, place: Place, points: Tensors) -> Tensors:
-    """What the place holds at other inputs, each with the arguments of the example that it stands for."""
-    size = len(points[0])
-    moved = replace(view, features=points, pick=ANYTHING, call=view.call.at([i % view.size for i in range(size)]))
-    return at_layer(moved, place).features
 
 
 class LayerActivation(LayerAttribution):
@@ -157,7 +150,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         starts = expanded(view.features, baselines)
         place = self._place(view, attribute_to_layer_input)
         found = integrated_gradients(
-            at_layer(view, place), _lifted(view, place, starts), n_steps, method, multiply=self._multiply_by_inputs, run=run
+            at_layer(view, place), lifted(view, place, starts), n_steps, method, multiply=self._multiply_by_inputs, run=run
         )
         delta = _delta(view, starts, found, run) if return_convergence_delta else None
         return with_delta(self._answer(view, place, found), delta, return_convergence_delta)
@@ -286,7 +279,7 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         """Attributions of the layer's shape, with `(B * n_samples,)` deltas if asked for; `stdevs` is of noise at the layer."""
         view, check = self._view(inputs, target, additional_forward_args), return_convergence_delta
         place = self._place(view, attribute_to_layer_input)
-        references = _lifted(view, place, draws(view.features, baselines))
+        references = lifted(view, place, draws(view.features, baselines))
         found = expected_gradients(at_layer(view, place), references, n_samples, stdevs, self._multiply_by_inputs, check=check)
         delta = found.notes["sample_gap"][0].T.flatten() if check else None
         return with_delta(self._answer(view, place, found), delta, check)
