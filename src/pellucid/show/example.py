@@ -90,8 +90,6 @@ def details(explanation: Explanation, example: int) -> Iterator[str]:
     yield f"explains {explanation.target}"
     place = [explanation.options["layer"]] if "layer" in explanation.options else []
     yield " at ".join([explanation.method.replace("_", " "), *place])
-        [explanation.method.replace("_", " "), *(explanation.options[key] for key in ("layer",) if key in explanation.options)]
-    )
     check = explanation.check("completeness")
     if check is not None:
         gap = "" if check.value is None else f" {percent(check.value)}"
