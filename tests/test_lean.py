@@ -200,3 +200,76 @@ def test_several_targets_with_cheaper_passes():
     together = pellucid.explain_each(model, x, [0, 2], steps=9)
     for target, found in zip([0, 2], together, strict=True):
         torch.testing.assert_close(found.attribution, pellucid.explain(model, x, target, steps=9).attribution, rtol=1e-9, atol=1e-13)
+
+
+# What a line must notice: each of these once gave wrong numbers, or none.
+
+
+class Normalised(nn.Module):
+    """Affine steps on the input, then something that is not, then layers."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.between = between
+        self.net = nn.Sequential(nn.Linear(72, 16), nn.Softplus(), nn.Linear(16, 2))
+
+    def forward(self, x):
+        return self.net(self.between(x.flatten(1) * 2 - 0.7))
+
+
+def through_a_hook(x):
+    if x.requires_grad:
+        x.register_hook(lambda g: g.clamp(-1e-3, 1e-3))
+    return x
+
+
+def forces(x):
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        (found,) = torch.autograd.grad((x**3).sum(), x, create_graph=True)
+    return found
+
+
+def written(x, change):
+    change(x)
+    return x
+
+
+BETWEEN = {
+    "elu in place": nn.ELU(inplace=True),
+    "functional relu in place": lambda x: F.relu(x, inplace=True),
+    "hardtanh in place": lambda x: F.hardtanh(x, 0, 1, True),
+    "part of it in place": lambda x: written(x, lambda x: x[:, :10].mul_(0)),
+    "behind autograd's back": lambda x: written(x, lambda x: x.data.mul_(3)),
+    "detached": lambda x: written(x, lambda x: x.detach().mul_(3)),
+    "a hook": through_a_hook,
+    "a derivative": forces,
+    "a norm without gradient": lambda x: x / x.detach().norm(dim=1, keepdim=True) * 10,
+    "a number": lambda x: x / x.detach().norm().item() if len(x) == 1 else x / x.detach().norm(dim=1, keepdim=True),
+    "a checkpoint": lambda x: torch.utils.checkpoint.checkpoint(lambda x: x * 2, x, use_reentrant=False),
+}
+
+
+@pytest.mark.parametrize("at_most", [None, 1])
+@pytest.mark.parametrize("between", BETWEEN)
+def test_a_line_notices_what_bends_it(between, at_most):
+    torch.manual_seed(3)
+    model, x = Normalised(BETWEEN[between]).double().eval(), torch.rand(4, 2, 6, 6).double()
+    baselines = torch.rand(1, 2, 6, 6).double() * 0.3
+    found = pellucid.explain(model, x, 1, steps=12, rule="riemann_middle", baselines=baselines, at_most=at_most).attribution
+    nodes = (torch.arange(12) + 0.5) / 12
+    for i in range(4):
+        total = torch.zeros(1, 2, 6, 6).double()
+        for node in nodes:
+            point = (baselines + node * (x[i : i + 1] - baselines)).requires_grad_()
+            total += torch.autograd.grad(model(point * 1.0)[0, 1], point)[0] / 12
+        torch.testing.assert_close(found[i], (total * (x[i] - baselines))[0], rtol=1e-6, atol=1e-8)
+
+
+def test_checkpointed_first_layers():
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 2)).double().eval()
+    x = torch.rand(4, 2, 6, 6).double()
+    checkpointed = lambda x: torch.utils.checkpoint.checkpoint(net, x, use_reentrant=False)  # noqa: E731
+    found, expected = (pellucid.explain(m, x, 1, steps=12).attribution for m in (checkpointed, net))
+    torch.testing.assert_close(found, expected)

@@ -84,7 +84,7 @@ class Run:
             self._count(view.features)
             return view.call(tuple(f.clone() for f in view.features))
 
-    def place(self, view: InputView, layers: Layer | Sequence[Layer], of_input: bool = False) -> Look:
+    def place(self, view: InputView, layers: Layer | Sequence[Layer] | Place, of_input: bool = False) -> Look:
         """Where layers are, what they hold for the features, and the scores."""
         self._count(view.features)
         with undisturbed(view.roots):
@@ -273,6 +273,7 @@ class Run:
         """Scores `(1, rows)` of one call, and gradients `(1, rows, ...)` but for what `line` gathers itself."""
         self._count(points)
         scores, found = self.leanly(lambda at: _along(view, at, line, nodes, weights), points, line)
+        found = line.gather(found)
         self.backwards += len(points[0])
         return scores, tuple(None if g is None else g[None] for g in found)
 
@@ -357,11 +358,12 @@ class _Work:
 
 
 def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Scores, and gradients: the line's own, then those of the points."""
     with torch.inference_mode(False), torch.enable_grad():
         leaves = leaves_at(points)
         line.at(leaves, nodes, weights)
         scores = view.score(leaves)
-        return scores.detach(), line.gather(scores, leaves)
+        return scores.detach(), line.differentiated(scores, leaves)
 
 
 def _known(view: View, at_once: bool) -> View:

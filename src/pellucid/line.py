@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,16 @@ def tensors_in(values: Sequence[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+# What takes a value, a gradient or memory out of the operations that can be seen.
+ESCAPES = {
+    "item", "tolist", "numpy", "__array__", "__float__", "__int__", "__bool__", "__index__", "__complex__", "data_ptr",
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "requires_grad_", "set_", "untyped_storage", "storage",
+    "__dlpack__", "is_nonzero",
+}  # fmt: skip
+DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+# Differentiating inside the model goes back to the points, which what is hoisted does not depend on.
+DIFFERENTIATING = {torch.autograd.grad, torch.autograd.backward, Tensor.backward}
+
 # What keeps a line straight: a point's place in the batch stays, and its values change by an affine function of them.
 STRAIGHT = {Tensor.clone, Tensor.contiguous, Tensor.flatten, torch.flatten, Tensor.view, Tensor.reshape, torch.reshape, Tensor.unsqueeze}
 ARITHMETIC = {
@@ -45,6 +56,7 @@ class _Alias:
 
     tensor: Tensor
     index: int
+    version: int
     steps: tuple[Callable[[Tensor], Tensor], ...] = ()
 
     def replay(self, tensor: Tensor) -> Tensor:
@@ -57,10 +69,9 @@ class _Alias:
 class _Once:
     """An affine operation at both ends of the line, and where the gradients at its result are gathered."""
 
-    index: int
+    alias: _Alias
+    operation: Callable[[Tensor], Tensor]
     key: Any
-    leaf: Tensor
-    graph: Tensor
     start: Tensor
     change: Tensor
     gathered: Tensor
@@ -77,39 +88,63 @@ class Line:
         self.starts, self.deltas = starts, deltas
         self._done: list[_Once] = []
         self._aliases: dict[int, _Alias] = {}
+        self._derived: dict[int, weakref.ref[Tensor]] = {}
+        self._closed = False
         self._used: list[tuple[int, Tensor]] = []
         self._nodes = self._weights = torch.empty(0)
 
     def at(self, points: Tensors, nodes: Tensor, weights: Tensor) -> None:
         """The next pass is at these points."""
-        self._aliases = {id(p): _Alias(p, i) for i, p in enumerate(points)}
+        self._aliases = {id(p): _Alias(p, i, p._version) for i, p in enumerate(points)}
+        self._derived, self._closed = {}, False
         self._used, self._nodes, self._weights = [], nodes, weights
 
     def follow(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Any operation but the affine layers: what it does to the line."""
-        mine = [self._aliases[id(t)] for t in tensors_in((*args, *kwargs.values())) if id(t) in self._aliases]
-        if not mine:
+        if func in DIFFERENTIATING and not self._closed:
+            raise NotLean
+        given = list(tensors_in((*args, *kwargs.values())))
+        mine = [self._aliases[id(t)] for t in given if id(t) in self._aliases]
+        if not mine and not any(self._is_derived(t) for t in given):
             return func(*args, **kwargs)
-        if func is Tensor.clone:
+        if mine and func is Tensor.clone:
             return args[0]  # nothing may work on it in place, see below
         name = getattr(func, "__name__", "")
-        if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or "out" in kwargs:
+        if (name.endswith("_") and not name.endswith("__")) or name == "__setitem__" or "out" in kwargs or name in ESCAPES or func is DATA:
             raise NotLean
         found = func(*args, **kwargs)
         if (
             len(mine) == 1
             and id(args[0]) in self._aliases
-            and (func in STRAIGHT or (func in ARITHMETIC and _constant(mine[0].tensor, args[1:], kwargs)))
+            and (func in STRAIGHT or (func in ARITHMETIC and self._constant(mine[0].tensor, args[1:], kwargs)))
         ):
             step = _step(func, args[1:], kwargs, len(mine[0].tensor))
-            self._aliases[id(found)] = _Alias(found, mine[0].index, (*mine[0].steps, step))
+            self._aliases[id(found)] = _Alias(found, mine[0].index, found._version, (*mine[0].steps, step))
+        else:
+            for tensor in tensors_in([found]):
+                if not tensor.requires_grad:  # a number made of the points that does not look like it
+                    self._derived[id(tensor)] = weakref.ref(tensor)
         return found
+
+    def _is_derived(self, tensor: Tensor) -> bool:
+        known = self._derived.get(id(tensor))
+        return known is not None and known() is tensor
+
+    def _constant(self, point: Tensor, others: Any, options: Any) -> bool:
+        """Whether the other operands are the same for every point."""
+        return not options and all(
+            isinstance(o, int | float)
+            or (isinstance(o, Tensor) and not o.requires_grad and not self._is_derived(o) and (o.dim() < point.dim() or len(o) == 1))
+            for o in others
+        )
 
     def once(self, operation: Callable[[Tensor], Tensor], key: Any, input: Tensor) -> Tensor | None:
         """The operation's result at the points, from its results at the ends; None if its input is not on the line."""
         alias = self._aliases.get(id(input))
         if alias is None:
             return None
+        if self._closed or input._version != alias.version:  # computed again for the gradient, or changed in place
+            raise NotLean
         position = len(self._used)
         if position == len(self._done):
             self._done.append(self._ends(alias, operation, key))
@@ -124,31 +159,37 @@ class Line:
 
     def _ends(self, alias: _Alias, operation: Callable[[Tensor], Tensor], key: Any) -> _Once:
         start, delta = self.starts[alias.index], self.deltas[alias.index]
-        with torch.enable_grad():  # what is gathered goes back through this graph; of frozen weights it keeps nothing more
-            leaf = start.detach().requires_grad_()
-            first = alias.replay(leaf)
+        with torch.no_grad():
+            first = alias.replay(start)
             if first.shape != (len(start), *alias.tensor.shape[1:]):
                 raise NotLean
-            graph = operation(first)
-        with torch.no_grad():
-            here = graph.detach()
+            here = operation(first)
             change = operation(alias.replay(start + delta)) - here
-        return _Once(alias.index, key, leaf, graph, here, change, torch.zeros_like(here))
+        return _Once(alias, operation, key, here, change, torch.zeros_like(here))
 
-    def gather(self, scores: Tensor, leaves: Tensors) -> tuple[Tensor | None, ...]:
-        """Back-propagate this pass: what reaches the hoisted operations is gathered, the rest returned for the leaves."""
+    def differentiated(self, scores: Tensor, leaves: Tensors) -> tuple[Tensor | None, ...]:
+        """Gradients of this pass: at the results of what is hoisted, and after them at the leaves."""
+        self._closed = True
         if not scores.requires_grad:  # a constant score
-            return (None,) * len(leaves)
-        anchors = [anchor for _, anchor in self._used]
-        found = torch.autograd.grad(scores.sum(), (*anchors, *leaves), allow_unused=True)
+            return (None,) * (len(self._used) + len(leaves))
+        return torch.autograd.grad(scores.sum(), (*(anchor for _, anchor in self._used), *leaves), allow_unused=True)
+
+    def gather(self, found: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Keep the gradients at what is hoisted; the rest are those at the leaves. Once the pass is known to have gone well."""
         for (position, _), gradient in zip(self._used, found, strict=False):
             if gradient is not None:
                 self._done[position].gathered.add_(gradient)
-        return found[len(anchors) :]
+        return found[len(self._used) :]
 
     def back(self) -> list[tuple[int, Tensor]]:
         """What was gathered, taken back through the hoisted operations: `(feature index, gradient (b, ...))`."""
-        return [(done.index, torch.autograd.grad(done.graph, done.leaf, done.gathered)[0]) for done in self._done]
+        found = []
+        for done in self._done:
+            with torch.enable_grad():
+                start = self.starts[done.alias.index].detach().requires_grad_()
+                result = done.operation(done.alias.replay(start))
+            found.append((done.alias.index, torch.autograd.grad(result, start, done.gathered)[0]))
+        return found
 
 
 class _OnLine(torch.autograd.Function):
@@ -172,14 +213,6 @@ class _OnLine(torch.autograd.Function):
 def _layout(tensor: Tensor) -> torch.memory_format:
     pictures = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if pictures else torch.contiguous_format
-
-
-def _constant(point: Tensor, others: Any, options: Any) -> bool:
-    """Whether the other operands are the same for every point."""
-    return not options and all(
-        isinstance(o, int | float) or (isinstance(o, Tensor) and not o.requires_grad and (o.dim() < point.dim() or len(o) == 1))
-        for o in others
-    )
 
 
 def _step(func: Any, others: tuple[Any, ...], options: Any, rows: int) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,6 @@
 """Methods that need gradients: plain, along paths, under noise, against references, through layers, as maps."""
 
-from .cam import channel_averaged
+from .cam import CAMS, channel_averaged, class_activation_map
 from .layers import gradient_x_activation, internal_influence, layer_conductance, neuron_conductance
 from .paths import integrated_gradients
 from .plain import gradient, input_x_gradient, saliency
@@ -8,7 +8,9 @@ from .shap import expected_gradients
 from .smoothing import noise_tunnel
 
 __all__ = [
+    "CAMS",
     "channel_averaged",
+    "class_activation_map",
     "expected_gradients",
     "gradient",
     "gradient_x_activation",
