@@ -25,7 +25,7 @@ from .model import undisturbed
 from .progress import Bar
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
-__all__ = ["Ends", "Inside", "Part", "Points", "Run"]
+__all__ = ["Ends", "Inside", "Part", "Points", "Run", "elsewhere"]
 
 Points = Callable[[slice, slice], Tensors]
 
@@ -168,7 +168,11 @@ class Run:
             for reading in view.readings() if alone.shape[1] == view.size else ():
                 self.lean = self._leaner(reading, count)
                 both = self._try(reading, pair)
-                if both is not None and both.shape[1] == pair[0].shape[0] and _same(both[:, -view.size :], alone):
+                if (
+                    both is not None
+                    and both.shape[1] == pair[0].shape[0]
+                    and _same(both[:, -view.size :], alone, both[:, : view.size] - both[:, -view.size :])
+                ):
                     return Ends(_known(reading, True), alone, both[:, : -view.size])
             view, self.alone, self.lean = _known(view, False), True, None
         copies = zip(*(o.split(view.size) for o in other), strict=True)
@@ -179,7 +183,7 @@ class Run:
         if view.at_once is not None:
             return view
         if count > 1:
-            return self.settle(view, tuple(f.flip(0) for f in view.features), count).view
+            return self.settle(view, elsewhere(view.features), count).view
         return self._divided(view) if self._large(view) else view
 
     def _large(self, view: View) -> bool:
@@ -371,10 +375,23 @@ def _known(view: View, at_once: bool) -> View:
     return found
 
 
-def _same(found: Tensor, alone: Tensor) -> bool:
-    """Equal up to the rounding that another batch size brings."""
-    tolerance = 4 * math.sqrt(torch.finfo(alone.dtype).eps) if alone.is_floating_point() else 0.0
-    if alone.is_floating_point() and float(torch.dist(found, alone, math.inf)) <= tolerance * float(alone.abs().max()):
+def _same(found: Tensor, alone: Tensor, change: Tensor | None = None) -> bool:
+    """Equal up to the rounding that another batch size brings.
+
+    That is a few units in the last place of the scores, and may be more where a network cancels; but it must stay small
+    beside the `change` of the score that is to be explained.
+    """
+    if not alone.is_floating_point():
+        return torch.equal(found, alone)
+    eps = torch.finfo(alone.dtype).eps
+    rounding = (4 if eps > 1e-4 else 64) * eps
+    if float(torch.dist(found, alone, math.inf)) <= rounding * float(alone.abs().max()):
         return True  # the usual case, at the least cost
-    scale = float(alone.abs().max().nan_to_num(posinf=0.0))
-    return torch.allclose(found, alone, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    largest = torch.abs(alone - alone.mean() if change is None else change).max().nan_to_num(posinf=0.0)
+    tolerance = max(rounding * float(alone.abs().max().nan_to_num(posinf=0.0)), 1e-3 * float(largest))
+    return torch.allclose(found, alone, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def elsewhere(features: Tensors) -> Tensors:
+    """Another point than the features, by which it shows whether examples see each other: other values in another order."""
+    return tuple(0.7 * f.flip(0) if f.is_floating_point() else f.flip(0) for f in features)

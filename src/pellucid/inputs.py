@@ -98,6 +98,8 @@ def _expand(feature: Tensor, baseline: Any, what: str) -> Tensor:
     if not isinstance(baseline, Tensor | int | float):
         raise InputError(f"{what} is {type(baseline).__name__}; it must be a tensor, a number or None")
     value = torch.as_tensor(baseline, dtype=feature.dtype, device=feature.device).detach()
+    if not feature.is_floating_point() and not torch.equal(value.double(), torch.as_tensor(baseline, device=feature.device).double()):
+        raise InputError(f"{what} has values that the input's type {feature.dtype} cannot hold; give whole numbers, or inputs.float()")
     _check_values(value, what)
     whole, single = feature.shape, feature.shape[1:]
     fits = value.shape == single or (value.dim() == len(whole) and all(n in (1, m) for n, m in zip(value.shape, whole, strict=True)))

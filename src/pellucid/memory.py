@@ -125,12 +125,20 @@ def _saved_bytes(one: View, passed: Passed) -> int:
         return tensor
 
     passed(one.features)
+    try:
+        _kept(one, pack)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if is_out(error):
+            raise
+        return USUAL_GROWTH * bytes_of(one.features)  # the model refuses an example by itself
+    return sum(kept.values())
+
+
+def _kept(one: View, pack: Callable[[Tensor], Tensor]) -> None:
     with (
         warnings.catch_warnings(action="ignore"),  # what a user would hear in a real pass, they hear there
         torch.inference_mode(False),
         torch.enable_grad(),
         saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        scores = one.score(tuple(f.clone().requires_grad_() for f in one.features))
-    del scores
-    return sum(kept.values())
+        one.score(tuple(f.clone().requires_grad_() for f in one.features))

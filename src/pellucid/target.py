@@ -8,6 +8,7 @@ expression (`target("cat") - target("dog")`), a callable, or None where the mode
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -337,7 +338,7 @@ def _listed(specs: list[Any], size: int, classes: Sequence[str]) -> Pick:
 def _named(name: str, size: int, classes: Sequence[str]) -> Pick:
     if name in classes:
         return _same(list(classes).index(name), classes)
-    if name.lstrip("-").isdigit():
+    if re.fullmatch("-?[0-9]+", name):
         return _same(int(name), classes)
     parts = name.split(" - ")
     if len(parts) > 1:

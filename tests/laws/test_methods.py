@@ -178,6 +178,7 @@ def test_several_targets_are_the_targets_one_by_one(method):
 @every_method
 def test_several_targets_take_the_forward_passes_of_one(method):
     case, options = CASES[0], OPTIONS.get(method, {})
+    explained(case, method)  # the first time, the memory that an example takes is measured
     one = pellucid.explain(case.model, case.inputs, 0, method, seed=5, **options)
     ten = pellucid.explain_each(case.model, case.inputs, [0, 1, 2] * 3 + [0], method, seed=5, **options)
     assert ten[0].cost.forwards == one.cost.forwards

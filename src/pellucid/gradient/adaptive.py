@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .quadrature import rule
+
 __all__ = ["MOST", "Answer", "Evaluate", "integrate"]
 
 # (places (k, R), rows (R,)) -> values (k, R) and gradients (k, R, N) of those rows at those places of their paths.
@@ -38,7 +40,9 @@ class Answer:
     error: Tensor
 
 
-def integrate(evaluate: Evaluate, delta: Tensor, tolerance: float, most: int = MOST, together: bool = False) -> Answer:
+def integrate(
+    evaluate: Evaluate, delta: Tensor, tolerance: float, most: int = MOST, together: bool = False, eps: float = 2.0**-52
+) -> Answer:
     """The mean of the gradient along each path, to a relative error of about `tolerance` of the attribution.
 
     Args:
@@ -49,11 +53,15 @@ def integrate(evaluate: Evaluate, delta: Tensor, tolerance: float, most: int = M
             the gradient jumps.
         most: passes per example at most.
         together: examples cannot be evaluated without each other: all go on until all are done.
+        eps: the relative rounding of the values.
+
+    Where no answer is finite (an infinite gradient at an end of the path, say), Gauss-Legendre nodes, which leave out the
+    ends, give one whose error stays unknown.
     """
     book = _Book(
         Answer(torch.zeros_like(delta), delta.new_zeros(len(delta)), delta.new_full((len(delta),), torch.inf)), tolerance, together
     )
-    path = _Path(evaluate, delta, torch.arange(len(delta), device=delta.device))
+    path = _Path(evaluate, delta, torch.arange(len(delta), device=delta.device), eps)
     path = path.with_nodes(_all_rows(_chebyshev(5), path))
     path = path.of(book.enter(path, *path.trapezoid()))
     size = 5
@@ -66,7 +74,17 @@ def integrate(evaluate: Evaluate, delta: Tensor, tolerance: float, most: int = M
         _refined(path.of(rough), book, most)
         path = path.of(unfinished & ~rough)
     _refined(path, book, most)
+    _rescued(evaluate, book.answer, most)
     return book.answer
+
+
+def _rescued(evaluate: Evaluate, answer: Answer, most: int) -> None:
+    rows = torch.isinf(answer.error).nonzero()[:, 0]
+    if len(rows):
+        nodes, weights = (t.to(answer.mean) for t in rule("gausslegendre", min(most, 50)))
+        _, gradients = evaluate(nodes[:, None].expand(-1, len(rows)), rows)
+        answer.mean[rows] = torch.tensordot(weights, gradients, 1)
+        answer.steps[rows] += len(nodes)
 
 
 def _nested(path: _Path, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +109,7 @@ def _refined(path: _Path, book: _Book, most: int) -> None:
         path = path.of(book.enter(path, mean, torch.maximum(error, moved)))
 
 
-_TINY = 1e-30
+_TINY = 1e-200
 
 
 @dataclass(eq=False)
@@ -123,6 +141,7 @@ class _Path:
     evaluate: Evaluate
     delta: Tensor
     rows: Tensor
+    eps: float
     places: Tensor = None  # type: ignore[assignment]
     values: Tensor = None  # type: ignore[assignment]
     gradients: Tensor = None  # type: ignore[assignment]
@@ -130,7 +149,7 @@ class _Path:
     def of(self, chosen: Tensor) -> _Path:
         """The same for some of the examples."""
         cut = (self.places[:, chosen], self.values[:, chosen], self.gradients[:, chosen])
-        return _Path(self.evaluate, self.delta[chosen], self.rows[chosen], *cut)
+        return _Path(self.evaluate, self.delta[chosen], self.rows[chosen], self.eps, *cut)
 
     def with_nodes(self, places: Tensor) -> _Path:
         """With the gradients at more places, `(k, R)`."""
@@ -145,8 +164,7 @@ class _Path:
     def unsquashed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Log-odds, their gradients, and which examples have them: those whose scores all lie between 0 and 1."""
         odds = ((self.values > 0) & (self.values < 1)).all(0)
-        eps = torch.finfo(self.values.dtype).eps
-        chance = torch.where(odds, self.values, 0.5).clamp(eps, 1 - eps)
+        chance = torch.where(odds, self.values, 0.5).clamp(self.eps, 1 - self.eps)
         scale = torch.where(odds, chance * (1 - chance), 1)
         return torch.where(odds, chance.logit(), self.values), self.gradients / scale[..., None], odds
 

@@ -87,7 +87,8 @@ def _mean_to_tolerance(
 
 
 def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, most: int, run: Run) -> Answer:
-    flat = joined(deltas, 1)
+    flat = joined(deltas, 1).double()  # squares of what is tiny or huge stay numbers
+    eps = torch.finfo(accurate(deltas[0].dtype)).eps
 
     def evaluate_from(first: int) -> Evaluate:
         def evaluate(places: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ def _of_target(view: View, starts: Tensors, deltas: Tensors, tolerance: float, m
 
     whole = view.at_once is not True
     parts = [slice(0, view.size)] if whole else list(blocks(flat, most, ROOM))
-    answers = [integrate(evaluate_from(part.start), flat[part], tolerance, most, whole) for part in parts]
+    answers = [integrate(evaluate_from(part.start), flat[part], tolerance, most, whole, eps) for part in parts]
     return Answer(*(torch.cat([getattr(a, name) for a in answers]) for name in ("mean", "steps", "error")))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batch import Part, Run
+from ..batch import Part, Run, elsewhere
 from ..errors import OptionError
 from ..explanation import Found
 from ..inputs import Tensors, accurate, differentiable, joined
@@ -108,7 +108,7 @@ def expected_gradients(
     run, seed = run or Run(), resolve_seed(seed)
     features = differentiable(view.features)
     drawn = _drawn(features, references, samples, scales_of(features, stdev, False), seed)
-    ends = run.settle(view, features)
+    ends = run.settle(view, elsewhere(features))
     halves, sums = _gathered(ends.view, drawn, samples, multiply, run)
     counts = [samples - samples // 2, samples // 2]
     means = tuple(sum(parts[1:], start=parts[0]) / samples for parts in zip(*halves, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..batch import Run
+from ..batch import Run, elsewhere
 from ..errors import OptionError
 from ..explanation import Found, Pooling
 from ..inputs import Tensors, accurate, differentiable, joined
@@ -58,7 +58,7 @@ def noise_tunnel(
     """
     run, seed = run or Run(), resolve_seed(seed)
     features = differentiable(view.features)
-    ends = run.settle(view, features)
+    ends = run.settle(view, elsewhere(features))
     scales = scales_of(features, stdev, relative)
 
     pooling: list[Pooling] = []
