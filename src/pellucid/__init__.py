@@ -17,7 +17,8 @@ from .errors import (
 )
 from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
-from .methods import METHODS
+from .inside import at_layer, of_neuron
+from .methods import MAPS, METHODS
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
@@ -25,6 +26,7 @@ from .view import View, at_input
 __version__ = "0.1.0"
 
 __all__ = [
+    "MAPS",
     "METHODS",
     "Check",
     "Cost",
@@ -45,7 +47,9 @@ __all__ = [
     "UntrustedResult",
     "View",
     "at_input",
+    "at_layer",
     "explain",
     "explain_each",
+    "of_neuron",
     "target",
 ]

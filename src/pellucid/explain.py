@@ -17,7 +17,7 @@ from .explanation import Check, Cost, Display, Explanation, Found, Pooling
 from .inputs import Tensors, as_tensors, differentiable, draws, expanded
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
-from .methods import WITHOUT_GRADIENT, Asked, find
+from .methods import MAPS, WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
 from .trust import health_of, provenance_of
@@ -80,7 +80,8 @@ def explain(
         target: which output: int, tuple, tensor or list (one per example), class name, `"cat - dog"`, an expression
             (`target("cat") - target("dog")`), a function of the output. None: the output if it is one number per
             example, else the predicted class of each example, and `health` says so.
-        method: a name in `pellucid.METHODS`; Captum's class names are understood too.
+        method: a name in `pellucid.METHODS`, or in `pellucid.MAPS` (class activation maps of a layer); Captum's class names
+            are understood too.
         baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
             example, a tuple of these; for gradient_shap a distribution `(N, ...)` or a function that returns one.
         args: what the model gets after the inputs, not attributed: a tuple, or a single argument.
@@ -157,7 +158,7 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     guess = _guess(view, question, run)
     whole = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
     view, baselines, where = _inside(whole, question, name, run)
-    found = method(Asked(view, baselines, question.seed, run), **options)
+    found = method(Asked(view, baselines, question.seed, run, question.layer, question.of_input), **options)
     output = None if question.neuron is not None else run.output(whole) if witness.output is None else witness.output
     _check_classes(output, question.classes)
     predictions, confidences = _predicted(output)
@@ -232,6 +233,10 @@ def _guess(view: InputView, question: Question, run: Run) -> _Guess:
 
 def _inside(view: InputView, question: Question, method: str, run: Run) -> tuple[InputView, Any, dict[str, Any]]:
     """The view that the question is about, the baselines of its features, and words for the place."""
+    if method in MAPS:
+        if question.layer is None or question.neuron is not None:
+            raise OptionError(f"{method} is a map of what a layer holds: give layer= a module or its name, and no neuron")
+        return view, None, {"layer": f"layer {question.layer}" if isinstance(question.layer, str) else "a layer"}
     if question.layer is None:
         if question.neuron is not None or question.of_input:
             raise OptionError("neuron and of_input belong to a layer; say which: layer=a module or its name")

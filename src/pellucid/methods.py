@@ -17,12 +17,21 @@ from torch import Tensor
 from .batch import Run
 from .errors import OptionError
 from .explanation import Found
-from .gradient import expected_gradients, gradient, input_x_gradient, integrated_gradients, noise_tunnel, saliency
+from .gradient import (
+    CAMS,
+    class_activation_map,
+    expected_gradients,
+    gradient,
+    input_x_gradient,
+    integrated_gradients,
+    noise_tunnel,
+    saliency,
+)
 from .inputs import draws, expanded
 from .perturb import feature_ablation, groups_of
 from .view import View
 
-__all__ = ["METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
+__all__ = ["MAPS", "METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +42,8 @@ class Asked:
     baselines: Any = None
     seed: int | None = None
     run: Run = field(default_factory=Run)
+    layer: Any = None
+    of_input: bool = False
 
 
 Method = Callable[..., Found]
@@ -84,10 +95,24 @@ METHODS: dict[str, Method] = {
     "feature_ablation": _feature_ablation,
 }
 WITHOUT_GRADIENT = {"feature_ablation"}
+
+
+def _map(kind: str) -> Method:
+    def method(asked: Asked, *, layout: str | None = None, special: int | None = None, resize: bool = True) -> Found:
+        view: Any = asked.view
+        return class_activation_map(view, asked.layer, kind, asked.of_input, layout, special, resize, asked.run)
+
+    return method
+
+
+# Maps of a picture, from what a layer holds: they need a layer, and no baselines.
+MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS}
 RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
     "ablation": "feature_ablation",
+    "layergradcam": "grad_cam",
+    "gradcamplusplus": "grad_cam_plus_plus",
     "noisetunnel": "smoothgrad",
     "ig": "integrated_gradients",
 }
@@ -100,10 +125,11 @@ def find(name: str, options: Mapping[str, Any]) -> tuple[str, Method]:
         OptionError: no such method, or an option that it does not have.
     """
     plain = re.sub(r"[^a-z]", "", str(name).lower())
-    known = {re.sub(r"[^a-z]", "", own): own for own in METHODS} | OTHER_NAMES
+    every = METHODS | MAPS
+    known = {re.sub(r"[^a-z]", "", own): own for own in every} | OTHER_NAMES
     if plain not in known:
-        raise OptionError(f"unknown method {name!r}; the methods are {', '.join(METHODS)}")
-    method = METHODS[known[plain]]
+        raise OptionError(f"unknown method {name!r}; the methods are {', '.join(every)}")
+    method = every[known[plain]]
     takes = [p for p in inspect.signature(method).parameters if p != "asked"]
     for option in options:
         if option not in takes:
@@ -119,7 +145,7 @@ SCALARS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true
 @cache
 def kinds_of(name: str, option: str) -> tuple[Any, ...]:
     """The types that a method's option may have, as its signature says."""
-    hint = get_type_hints(METHODS[name])[option]
+    hint = get_type_hints((METHODS | MAPS)[name])[option]
     return get_args(hint) or (hint,)
 
 

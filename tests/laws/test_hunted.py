@@ -116,3 +116,12 @@ def test_a_baseline_that_integers_cannot_hold():
 def test_words_that_only_look_like_numbers(target, x):
     with pytest.raises(TargetError, match="is not a class"):
         pellucid.explain(nn.Linear(6, 3), x, target, "saliency")
+
+
+def test_a_small_variance_beside_a_large_gradient(x):
+    options = {"samples": 8, "stdev": 0.01, "relative": False, "seed": 3}
+    score = lambda x: (1000 * x + 0.5 * x**2).sum(1)  # noqa: E731
+    rough = pellucid.explain(score, x, None, "vargrad", **options).attribution
+    exact = pellucid.explain(score, x.double(), None, "vargrad", **options).attribution
+    assert float(rough.mean()) == pytest.approx(float(exact.mean()), rel=0.3)
+    assert float(rough.mean()) == pytest.approx(1e-4, rel=0.5)

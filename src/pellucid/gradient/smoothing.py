@@ -135,7 +135,8 @@ class _Moments:
     squares: Tensors = ()
 
     def add(self, values: Tensors) -> None:
-        wide = tuple(v.to(accurate(v.dtype)) for v in values)
+        # A variance is a small difference of large squares.
+        wide = tuple(v.to(accurate(v.dtype)) if v.device.type == "mps" else v.double() for v in values)
         mine = _Moments(values[0].shape[1], tuple(v.sum(1) for v in wide), tuple((v * v).sum(1) for v in wide))
         total = self + mine if self.count else mine
         self.count, self.sums, self.squares = total.count, total.sums, total.squares
