@@ -220,3 +220,52 @@ def test_query_key_and_value_have_gradients_of_their_own():
     leaves = [x.clone().requires_grad_() for _ in range(3)]
     score = model.out(torch.nn.functional.gelu(x + model.attention(*leaves, need_weights=False)[0]).mean(1))[:, case.target]
     same(found, torch.autograd.grad(score.sum(), leaves))
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.embedding, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, ids, weight=1.0):
+        return self.out((self.inner.embedding(ids) * weight).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:In order to make embedding layers")
+def test_interpretable_embeddings():
+    model, ids = Words().double().eval(), torch.randint(9, (3, 5))
+    plain, own = model(ids), model.inner.embedding
+    results = []
+    for place in (ours, theirs):
+        layer = place.configure_interpretable_embedding_layer(model, "inner.embedding")
+        embedded = layer.indices_to_embeddings(ids)
+        results.append(place.IntegratedGradients(model).attribute(embedded, target=1, n_steps=10))
+        place.remove_interpretable_embedding_layer(model, layer)
+        assert model.inner.embedding is own
+    same(*results)
+    assert torch.equal(model(ids), plain)
+    with pytest.raises(OptionError, match=r"no layer 'inner\.words'"):
+        ours.configure_interpretable_embedding_layer(model, "inner.words")
+    ours.configure_interpretable_embedding_layer(model, "inner.embedding")
+    with pytest.raises(OptionError, match="interpretable already"):
+        ours.configure_interpretable_embedding_layer(model, "inner.embedding")
+
+
+def test_references_of_tokens():
+    found, expected = (place.TokenReferenceBase(7).generate_reference(4, torch.device("cpu")) for place in (ours, theirs))
+    same(found, expected)
+
+
+def test_inputs_as_layers():
+    from captum.attr._utils.input_layer_wrapper import ModelInputWrapper
+
+    model, ids = Words().double().eval(), torch.randint(9, (3, 5))
+    weight = torch.rand(3, 5, 1).double()
+    found, expected = (
+        place.LayerIntegratedGradients(wrapped, [wrapped.module.inner.embedding, wrapped.input_maps["weight"]]).attribute(
+            (ids, weight), (0, 0.0), target=1, n_steps=10
+        )
+        for place, wrapped in ((ours, ours.ModelInputWrapper(model)), (theirs, ModelInputWrapper(model)))
+    )
+    same(found, expected)

@@ -14,6 +14,13 @@ from .layer import (
     LayerGradientXActivation,
     LayerIntegratedGradients,
 )
+from .models import (
+    InterpretableEmbeddingBase,
+    ModelInputWrapper,
+    TokenReferenceBase,
+    configure_interpretable_embedding_layer,
+    remove_interpretable_embedding_layer,
+)
 from .neuron import (
     NeuronAttribution,
     NeuronConductance,
@@ -33,6 +40,7 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "InternalInfluence",
+    "InterpretableEmbeddingBase",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
@@ -41,6 +49,7 @@ __all__ = [
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
     "NeuronFeatureAblation",
@@ -50,5 +59,8 @@ __all__ = [
     "NoiseTunnel",
     "PerturbationAttribution",
     "Saliency",
+    "TokenReferenceBase",
+    "configure_interpretable_embedding_layer",
+    "remove_interpretable_embedding_layer",
     "visualization",
 ]
