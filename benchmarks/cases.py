@@ -121,6 +121,20 @@ def targets() -> Iterator[Row]:
     yield "passes", f"{cost.forwards} forwards, {cost.backwards} backwards in {cost.calls} calls", ""
 
 
+def inside() -> Iterator[Row]:
+    """Layer conductance (50 steps, two images) and Grad-CAM (eight images) of ResNet-18's third stage at 64 x 64."""
+    model = models.resnet18()
+    layer, two, eight = model[8], torch.randn(2, 3, 64, 64), torch.randn(8, 3, 64, 64)
+    for name, x, rounds in (("LayerConductance", two, 7), ("LayerGradCam", eight, 15)):
+        works = {
+            library: functools.partial(getattr(module, name)(model, layer).attribute, x, target=3)
+            for library, module in (("pellucid", pellucid.captum.attr), ("captum", captum.attr))
+        }
+        found = interleaved(works, rounds=rounds)
+        yield f"{name}: captum's time / time", f"{ratio(found, 'captum', 'pellucid'):.2f}", ">= 1"
+        yield f"{name}: milliseconds (pellucid, captum)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
+
+
 def tolerance() -> Iterator[Row]:
     """Integrated gradients to a tolerance; small CNNs on handwritten digits in float32, 48 held-out images, median relative L2 error."""
     for activation in (torch.nn.ReLU, torch.nn.GELU):
@@ -169,5 +183,6 @@ CASES: dict[str, Callable[[], Iterator[Row]]] = {
     "ablation": ablation,
     "overhead": overhead,
     "targets": targets,
+    "inside": inside,
     "tolerance": tolerance,
 }

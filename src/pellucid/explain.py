@@ -292,7 +292,8 @@ def _refuse(explanation: Explanation) -> None:
 
 def _display(question: Question, features: Tensors, pooling: Pooling) -> Display:
     picture = None if question.picture is None else np.asarray(question.picture)
-    kind = question.kind or _kind(features, question.names)
+    at_layer = question.layer is not None and question.neuron is None
+    kind = question.kind or ("image" if at_layer and features[0].dim() == 4 else _kind(features, question.names))
     return Display(kind, tuple(question.names), tuple(question.classes), picture, pooling)
 
 

@@ -175,13 +175,23 @@ def _axes(
     size = view.size
     if all(t.dim() and len(t) == size and size not in t.shape[1:] for t in tensors):
         return (0,) * len(tensors)
-    other = view.some([*range(size), 0])
+    other = view.some([0] if size > 1 else [0, 0])
     try:
-        calls, _ = _watched(other, modules, of_input)
-        grown = [t for seen, number in zip(calls, chosen, strict=True) for t in seen[number]]
-        return tuple(_grown(one, two, size) for one, two in zip(tensors, grown, strict=True))
+        calls = _reached(other, modules, of_input, chosen)
     except Exception:  # a model for this number of examples only
         return tuple(0 if t.dim() and len(t) == size else None for t in tensors)
+    grown = [t for seen, number in zip(calls, chosen, strict=True) for t in seen[number]]
+    return tuple(_grown(one, two, size) for one, two in zip(tensors, grown, strict=True))
+
+
+def _reached(view: InputView, modules: tuple[nn.Module, ...], of_input: bool, chosen: tuple[int, ...]) -> list[list[Tensors]]:
+    """What is watched in a pass that goes no further than it must."""
+    try:
+        with torch.no_grad(), watch(modules, of_input, stop=chosen[0] if len(modules) == 1 else None) as calls:
+            view.call(tuple(f.clone() for f in view.features))
+    except Reached:
+        pass
+    return calls
 
 
 def _grown(one: Tensor, two: Tensor, size: int) -> int | None:
@@ -190,7 +200,7 @@ def _grown(one: Tensor, two: Tensor, size: int) -> int | None:
     axes = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
     if len(axes) > 1 or (axes and one.shape[axes[0]] != size):
         raise InputError(
-            f"a layer's tensor has shape {tuple(one.shape)} for {size} examples and {tuple(two.shape)} for {size + 1}; a layer "
+            f"a layer's tensor has shape {tuple(one.shape)} for {size} examples, and {tuple(two.shape)} for another number; a layer "
             "can be attributed where one dimension is the examples"
         )
     return axes[0] if axes else None

@@ -55,7 +55,8 @@ def draw_image(
     page, panels, bar = _panels(shown, 2 if beside else 1, words, method in COLOURED)
     if beside:
         paint(panels[0], layers, "original_image")
-        panels[0].set_title("input", fontsize=9)
+        at_layer = one.picture is None and one.features.ndim == 3 and len(one.features) not in (1, 3)
+        panels[0].set_title("mean activation" if at_layer else "input", fontsize=9)
         panels[1].set_title("attribution", fontsize=9)
     paint(panels[-1], layers, method)
     if bar is not None:
