@@ -6,6 +6,7 @@ answer how far it can be trusted. `pellucid.captum` holds the same methods under
 
 from .errors import (
     FileError,
+    IncompleteAttribution,
     InputError,
     MissingExtra,
     OptionError,
@@ -34,6 +35,7 @@ __all__ = [
     "Explanation",
     "FileError",
     "Found",
+    "IncompleteAttribution",
     "InputError",
     "MissingExtra",
     "OptionError",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,7 +25,7 @@ from .model import undisturbed
 from .progress import Bar
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
-__all__ = ["Ends", "Inside", "Part", "Points", "Run", "elsewhere"]
+__all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]
 
 Points = Callable[[slice, slice], Tensors]
 
@@ -50,6 +50,27 @@ class Ends(NamedTuple):
     view: View
     here: Tensor
     there: Tensor
+
+
+@dataclass(eq=False)
+class Sum:
+    """Sums `(T, B, ...)`, gathered for some of the `size` examples at a time."""
+
+    size: int
+    totals: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, index: int, examples: slice, value: Tensor) -> None:
+        """Add `(T, b, ...)` to the sum of that number."""
+        if value.shape[1] == self.size and index not in self.totals:
+            self.totals[index] = value
+            return
+        if index not in self.totals:
+            self.totals[index] = value.new_zeros(len(value), self.size, *value.shape[2:])
+        self.totals[index][:, examples] += value
+
+    def values(self) -> Tensors:
+        """All sums, by their numbers."""
+        return tuple(self.totals[index] for index in sorted(self.totals))
 
 
 class Inside(NamedTuple):
@@ -81,12 +102,12 @@ class Run:
     def output(self, view: InputView) -> Any:
         """Whatever the model returns for the features."""
         with undisturbed(view.roots), torch.no_grad():
-            self._count(view.features)
+            self.count(view.features)
             return view.call(tuple(f.clone() for f in view.features))
 
     def place(self, view: InputView, layers: Layer | Sequence[Layer] | Place, of_input: bool = False) -> Look:
         """Where layers are, what they hold for the features, and the scores."""
-        self._count(view.features)
+        self.count(view.features)
         with undisturbed(view.roots):
             return look(view, layers, of_input)
 
@@ -231,16 +252,16 @@ class Run:
             return view.size
         if not view.at_once:
             return 1
-        return rows_within(view, self._count)
+        return rows_within(view, self.count)
 
     def score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
-        self._count(points)
+        self.count(points)
         with torch.no_grad():
             return self.leanly(view.score, points), ()
 
     def gradient(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         """Scores and gradients of one call."""
-        self._count(points)
+        self.count(points)
         scores, found = self.leanly(lambda at: gradients(view, at), points)
         self.backwards += len(points[0]) * len(scores)
         return scores, found
@@ -250,18 +271,18 @@ class Run:
     ) -> Inside:
         """One watched pass, and the gradients of its scores with respect to what was seen."""
         at = view.features if points is None else points
-        self._count(at)
+        self.count(at)
         seen = look(view, layers, of_input, graph=True, points=at)
         self.backwards += seen.rows * len(seen.scores)
         if not seen.place.shared or seen.rows == 1:
             return Inside(seen.place, seen.scores.detach(), seen.gradients(), seen.features)
-        self._count(at)  # the gradient of what all share is that of all: each needs a copy of its own
+        self.count(at)  # the gradient of what all share is that of all: each needs a copy of its own
         own = placed(view if points is None else view.moved(points), seen.place, seen.features)
         return Inside(seen.place, *gradients(own, own.features), seen.features)
 
     def chained(self, view: InputView, place: Place, neuron: Any, points: Tensors) -> tuple[Tensor, Tensors]:
         """Scores of one call, and the gradients through one neuron alone: that of the score to it times its own to the points."""
-        self._count(points)
+        self.count(points)
         with torch.inference_mode(False), torch.enable_grad():
             leaves = leaves_at(points)
             seen = look(view, place, graph=True, points=leaves)
@@ -275,7 +296,7 @@ class Run:
 
     def along(self, view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         """Scores `(1, rows)` of one call, and gradients `(1, rows, ...)` but for what `line` gathers itself."""
-        self._count(points)
+        self.count(points)
         scores, found = self.leanly(lambda at: _along(view, at, line, nodes, weights), points, line)
         found = line.gather(found)
         self.backwards += len(points[0])
@@ -308,13 +329,14 @@ class Run:
     def _is_short(self, view: View, count: int) -> bool:
         """Whether so many points take little memory together."""
         try:
-            return count * view.size * bytes_per_example(view, self._count) < LEAN_BYTES
+            return count * view.size * bytes_per_example(view, self.count) < LEAN_BYTES
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             if is_out(error):
                 raise
             return False  # the model refuses an example by itself
 
-    def _count(self, points: Tensors) -> None:
+    def count(self, points: Tensors) -> None:
+        """Another call of the model, with these points."""
         self.calls += 1
         self.forwards += points[0].shape[0]
 

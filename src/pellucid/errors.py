@@ -8,6 +8,7 @@
     ├── FileError           a file that cannot be read, or is not what it should be        (OSError)
     ├── MissingExtra        a feature whose optional dependency is not installed           (ImportError)
     └── UntrustedResult     `strict=True` and a result that fails a health check
+        └── IncompleteAttribution   attributions that do not add up to what they explain
 
     PellucidWarning         the same health check, without `strict`; `.code` names the check
 
@@ -23,6 +24,7 @@ from types import ModuleType
 
 __all__ = [
     "FileError",
+    "IncompleteAttribution",
     "InputError",
     "MissingExtra",
     "OptionError",
@@ -66,6 +68,10 @@ class MissingExtra(PellucidError, ImportError):
 
 class UntrustedResult(PellucidError):
     """A result fails one of its own health checks and `strict=True` was asked for."""
+
+
+class IncompleteAttribution(UntrustedResult):
+    """The attributions do not add up to what they should explain, and `strict=True` was asked for."""
 
 
 class PellucidWarning(UserWarning):

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .batch import Run
-from .errors import OptionError, UntrustedResult
+from .errors import IncompleteAttribution, OptionError, UntrustedResult
 from .explanation import Check, Cost, Display, Explanation, Found, Pooling
 from .inputs import Tensors, as_tensors, differentiable, draws, expanded
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
-from .methods import MAPS, WITHOUT_GRADIENT, Asked, find
+from .methods import DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
 from .trust import health_of, provenance_of
@@ -83,7 +83,7 @@ def explain(
         method: a name in `pellucid.METHODS`, or in `pellucid.MAPS` (class activation maps of a layer); Captum's class names
             are understood too.
         baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
-            example, a tuple of these; for gradient_shap a distribution `(N, ...)` or a function that returns one.
+            example, a tuple of these; for gradient_shap and deeplift_shap a distribution `(N, ...)` or a function that returns one.
         args: what the model gets after the inputs, not attributed: a tuple, or a single argument.
         kwargs: what it gets by keyword.
         classes: names of the classes.
@@ -106,7 +106,7 @@ def explain(
         TargetError: a target that the output does not have.
         OutputError: a model that returns something that cannot be scored.
         OptionError: an unknown method or option.
-        UntrustedResult: `strict`, and a check that failed.
+        UntrustedResult: `strict`, and a check that failed; IncompleteAttribution if the numbers do not add up.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -245,9 +245,9 @@ def _inside(view: InputView, question: Question, method: str, run: Run) -> tuple
         return of_neuron(view, run.place(view, question.layer, question.of_input).place, question.neuron), question.baselines, {}
     seen = run.place(view, question.layer, question.of_input)
     inner, where = placed(view, seen.place, seen.features), {"layer": seen.place.words}
-    if method in WITHOUT_GRADIENT and question.baselines is None:
+    if method in WITHOUT_BASELINES or (method in WITHOUT_GRADIENT and question.baselines is None):
         return inner, None, where
-    points = draws(view.features, question.baselines) if method == "gradient_shap" else expanded(view.features, question.baselines)
+    points = draws(view.features, question.baselines) if method in DISTRIBUTIONS else expanded(view.features, question.baselines)
     return inner, lifted(view, seen.place, points), where
 
 
@@ -285,9 +285,10 @@ def _is_distribution(output: Tensor) -> bool:
 
 
 def _refuse(explanation: Explanation) -> None:
-    doubts = [f"{check.name}: {check.message}" for check in explanation.health if not check.passed or check.guessed]
+    doubts = [check for check in explanation.health if not check.passed or check.guessed]
     if doubts:
-        raise UntrustedResult(f"{explanation.method} with strict=True: " + "; ".join(doubts))
+        kind = IncompleteAttribution if any(check.name == "completeness" for check in doubts) else UntrustedResult
+        raise kind(f"{explanation.method} with strict=True: " + "; ".join(f"{check.name}: {check.message}" for check in doubts))
 
 
 def _display(question: Question, features: Tensors, pooling: Pooling) -> Display:

@@ -42,6 +42,7 @@ class Found:
         notes: further numbers worth telling (steps used, estimated error), `(T, ...)` each.
         pooling: how the numbers of one thing (the colours of a pixel, the embedding of a token) become one where a person
             looks: the "sum" of parts of the score, the "norm" of a gradient, the "mean" of a number that a group shares.
+        checks: what the method itself noticed.
     """
 
     values: tuple[Tensor, ...]
@@ -53,6 +54,7 @@ class Found:
     seed: int | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     pooling: Pooling = "sum"
+    checks: tuple[Check, ...] = ()
 
     def of_target(self, index: int) -> Found:
         """What was found for one of several targets; the dimension of targets stays, with length one."""

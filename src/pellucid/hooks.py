@@ -1,4 +1,4 @@
-"""The two hooks of the library: `watch` sees what layers return or receive, `put` gives them something else."""
+"""The hooks of the library: `watch` sees what layers return or receive, `put` gives them something else, `around` does both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .inputs import Tensors
 
-__all__ = ["Reached", "put", "watch"]
+__all__ = ["Reached", "around", "put", "watch"]
 
 
 class Reached(BaseException):
@@ -71,6 +71,13 @@ def put(layers: Sequence[nn.Module], values: Tensors, of_input: bool = False, ca
         return pytree.tree_map_only(Tensor, lambda _: rest.pop(0).clone(), value)
 
     with _hooked(layers, of_input, fill):
+        yield
+
+
+@contextmanager
+def around(layers: Sequence[nn.Module], before: Callable[[Any], Any], after: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+    """While the block runs, `before` maps the layers' `(arguments, keywords)`, and `after` what they return."""
+    with _hooked(layers, True, lambda _, given: before(given)), _hooked(layers, False, lambda i, output: after(layers[i], output)):
         yield
 
 

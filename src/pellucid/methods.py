@@ -29,9 +29,11 @@ from .gradient import (
 )
 from .inputs import draws, expanded
 from .perturb import feature_ablation, groups_of
+from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, guided_grad_cam, lrp
+from .rules.compared import differences, multipliers
 from .view import View
 
-__all__ = ["MAPS", "METHODS", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
+__all__ = ["DISTRIBUTIONS", "MAPS", "METHODS", "WITHOUT_BASELINES", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +85,33 @@ def _feature_ablation(asked: Asked, *, feature_mask: Tensor | Sequence[Tensor | 
     return feature_ablation(asked.view, expanded(features, asked.baselines), groups_of(features, feature_mask), asked.run)
 
 
+def _deeplift(asked: Asked, *, multiply: bool = True) -> Found:
+    view: Any = asked.view
+    return deeplift(view, expanded(view.features, asked.baselines), differences if multiply else multipliers, run=asked.run)
+
+
+def _deeplift_shap(asked: Asked, *, multiply: bool = True) -> Found:
+    view: Any = asked.view
+    return deeplift_shap(view, draws(view.features, asked.baselines), differences if multiply else multipliers, run=asked.run)
+
+
+def _lrp(asked: Asked, *, composite: str | Sequence[Any] = "epsilon", eps: float = 1e-9) -> Found:
+    view: Any = asked.view
+    return lrp(view, composite, eps, run=asked.run)
+
+
+def _attn_lrp(asked: Asked, *, eps: float = 1e-6) -> Found:
+    view: Any = asked.view
+    return attn_lrp(view, eps, run=asked.run)
+
+
+def _guided(backwards: Callable[..., Found]) -> Method:
+    def method(asked: Asked) -> Found:
+        return backwards(asked.view, run=asked.run)
+
+    return method
+
+
 METHODS: dict[str, Method] = {
     "gradient": lambda asked: gradient(asked.view, asked.run),
     "saliency": lambda asked: saliency(asked.view, asked.run),
@@ -92,9 +121,18 @@ METHODS: dict[str, Method] = {
     "smoothgrad": _noise("smoothgrad"),
     "smoothgrad_sq": _noise("smoothgrad_sq"),
     "vargrad": _noise("vargrad"),
+    "deeplift": _deeplift,
+    "deeplift_shap": _deeplift_shap,
+    "guided_backprop": _guided(guided_backprop),
+    "deconvolution": _guided(deconvolution),
+    "lrp": _lrp,
+    "attn_lrp": _attn_lrp,
     "feature_ablation": _feature_ablation,
 }
 WITHOUT_GRADIENT = {"feature_ablation"}
+WITHOUT_BASELINES = {"gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvolution", "lrp", "attn_lrp"}
+# Baselines are a distribution of references.
+DISTRIBUTIONS = {"gradient_shap", "deeplift_shap"}
 
 
 def _map(kind: str) -> Method:
@@ -105,8 +143,13 @@ def _map(kind: str) -> Method:
     return method
 
 
+def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None = None) -> Found:
+    view: Any = asked.view
+    return guided_grad_cam(view, asked.layer, asked.of_input, layout, special, asked.run)
+
+
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
-MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS}
+MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
 RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",

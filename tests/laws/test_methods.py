@@ -200,7 +200,7 @@ def test_each_method_says_how_the_numbers_of_one_thing_become_one():
     case = CASES[1]
     size = case.inputs[0].shape[1]
     said = {m: explained(case, m).display.pooling for m in METHODS}
-    gradients = {"gradient", "saliency", "smoothgrad"}
+    gradients = {"gradient", "saliency", "smoothgrad", "guided_backprop", "deconvolution"}
     assert said == {m: "norm" if m in gradients else "sum" for m in METHODS}
     mask = torch.zeros(1, size, dtype=torch.long)
     assert pellucid.explain(case.model, case.inputs, case.target, "feature_ablation", feature_mask=mask).display.pooling == "mean"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..batch import Ends, Part, Run
+from ..batch import Ends, Part, Run, Sum
 from ..explanation import Found, Pooling
 from ..inputs import Tensors, accurate, differentiable
 from ..inside import Layer, Place
@@ -71,9 +71,9 @@ def layer_conductance(
     True
     """
     nodes, _ = rule(rule_name, steps + 1)
-    total = _Conducted()
+    total = _Conducted(view.size)
     ends = _along(view, place, baselines, nodes, total.add_part, run or Run(), "conductance")
-    return Found(total.values(len(place.axes)), ends.here, ends.there, baselines)
+    return Found(total.values(), ends.here, ends.there, baselines)
 
 
 def internal_influence(
@@ -84,7 +84,7 @@ def internal_influence(
     Source: Leino et al. 2018, equation 1, for a straight line.
     """
     nodes, weights = rule(rule_name, steps)
-    total = _Sum()
+    total = Sum(view.size)
 
     def add(part: Part) -> None:
         for i, gradient in enumerate(part.gradients[: len(place.axes)]):
@@ -92,7 +92,7 @@ def internal_influence(
             total.add(i, part.examples, torch.tensordot(weights[part.steps].to(by_step), by_step, dims=([0], [1])))
 
     ends = _along(view, place, baselines, nodes, add, run or Run(), "internal influence")
-    return Found(total.values(len(place.axes)), ends.here, ends.there, baselines, pooling="norm")
+    return Found(total.values(), ends.here, ends.there, baselines, pooling="norm")
 
 
 def neuron_conductance(
@@ -118,7 +118,7 @@ def neuron_conductance(
     features = differentiable(view.features)
     ends = run.settle(view, baselines, 1)
     deltas = tuple(x - b for x, b in zip(features, baselines, strict=True))
-    total = _Sum()
+    total = Sum(view.size)
 
     def verb(block: View, points: Tensors, *_: object) -> tuple[Tensor, Tensors]:
         return run.chained(block, place, neuron, points)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def neuron_conductance(
             total.add(i, part.examples, torch.tensordot(weights[part.steps].to(by_step), by_step, dims=([0], [1])))
 
     run.each(ends.view, len(nodes), line(baselines, deltas, nodes), verb, add, "conductance")
-    means = total.values(len(features))
+    means = total.values()
     values = tuple((m * d.to(m) if multiply else m).to(x.dtype) for m, d, x in zip(means, deltas, features, strict=True))
     return Found(values, ends.here, ends.there, baselines)
 
@@ -150,35 +150,23 @@ def _along(view: InputView, place: Place, starts: Tensors, nodes: Tensor, add: C
 
 
 @dataclass(eq=False)
-class _Sum:
-    """Sums `(T, B, ...)`, gathered for some examples at a time."""
-
-    parts: dict[int, dict[tuple[int, int], Tensor]] = field(default_factory=dict)
-
-    def add(self, index: int, examples: slice, value: Tensor) -> None:
-        mine, where = self.parts.setdefault(index, {}), (examples.start, examples.stop)
-        mine[where] = mine[where] + value if where in mine else value
-
-    def values(self, count: int) -> Tensors:
-        return tuple(torch.cat([self.parts[i][where] for where in sorted(self.parts[i])], 1) for i in range(count))
-
-
-@dataclass(eq=False)
-class _Conducted(_Sum):
+class _Conducted(Sum):
     """Sums of gradient times change of activation; the last node of a call waits for the first of the next."""
 
-    last: tuple[Tensors, Tensors] | None = None
+    last: Sum = field(default_factory=lambda: Sum(0))
 
     def add_part(self, part: Part) -> None:
         """Another run of nodes."""
         count = len(part.gradients) // 2
-        gradients, held = part.gradients[:count], part.gradients[count:]
-        if part.steps.start and self.last is not None:
-            gradients, held = (tuple(map(_after, *both)) for both in ((self.last[0], gradients), (self.last[1], held)))
-        for i, (g, a) in enumerate(zip(gradients, held, strict=True)):
+        for i, (g, a) in enumerate(zip(part.gradients[:count], part.gradients[count:], strict=True)):
             self.add(i, part.examples, (g[:, :-1] * a.diff(dim=1)).sum(1))
-        self.last = tuple(g[:, -1:] for g in gradients), tuple(a[:, -1:] for a in held)
+            if part.steps.start:
+                before_g, before_a = (self.last.totals[k][:, part.examples] for k in (2 * i, 2 * i + 1))
+                self.add(i, part.examples, before_g * (a[:, 0] - before_a))
+            self._remember(2 * i, part.examples, g[:, -1])
+            self._remember(2 * i + 1, part.examples, a[:, -1])
 
-
-def _after(before: Tensor, now: Tensor) -> Tensor:
-    return torch.cat([before, now], 1)
+    def _remember(self, index: int, examples: slice, value: Tensor) -> None:
+        if index not in self.last.totals:
+            self.last.totals[index] = value.new_zeros(len(value), self.size, *value.shape[2:])
+        self.last.totals[index][:, examples] = value

@@ -15,8 +15,13 @@ from ..view import View
 
 __all__ = ["GAP", "SPREAD", "concerns", "health_of", "relative_gap"]
 
-# A gap of 5 % of what is explained is where a reader would begin to draw other conclusions.
+# A gap of 5 % of what is explained is where a reader would begin to draw other conclusions; a law that holds up to rounding
+# is broken much earlier.
 GAP = 0.05
+MORE = "more steps or samples, or another baseline, are needed"
+ESCAPED = "something escaped the rules: an autograd.Function, compiled code, threads, randomness, or numbers out of the graph"
+# For each law: the gap that is too large, and what then helps.
+LAWS = {"completeness": (GAP, MORE), "completeness in expectation": (GAP, MORE), "summation to delta": (1e-3, ESCAPED)}
 SPREAD = 0.2
 
 
@@ -26,6 +31,7 @@ def health_of(view: View, found: Found) -> Iterator[Check]:
         result = check(view, found)
         if result is not None:
             yield result
+    yield from found.checks
 
 
 def concerns(view: View, found: Found) -> Iterator[Check]:
@@ -34,6 +40,7 @@ def concerns(view: View, found: Found) -> Iterator[Check]:
         result = check(view, found)
         if result is not None and not result.passed:
             yield result
+    yield from (check for check in found.checks if not check.passed)
 
 
 def _finite(view: View, found: Found) -> Check:
@@ -89,9 +96,10 @@ def _completeness(view: View, found: Found) -> Check | None:
         return None
     worst = float(relative.max()) if torch.isfinite(relative).all() else float("nan")
     words = f"attributions add up to the change of the score within {worst:.2g} of it (worst gap {float(found.gap.abs().max()):.3g})"
-    return Check(
-        "completeness", worst <= GAP, words if worst <= GAP else f"{words}: more steps or samples, or another baseline, are needed", worst
-    )
+    most, remedy = LAWS[found.law]
+    if found.scores.dtype in (torch.float16, torch.bfloat16):
+        most = GAP
+    return Check("completeness", worst <= most, words if worst <= most else f"{words}: {remedy}", worst)
 
 
 def _spread(view: View, found: Found) -> Check | None:

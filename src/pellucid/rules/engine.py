@@ -1,0 +1,395 @@
+"""Another backward for any operation of any PyTorch code, however it is spelled.
+
+A `Ruled` context watches every torch operation that runs inside it. An operation with a rule keeps its value and gets
+the rule as its backward; the others keep autograd's. Modules may be shared, reused, subclassed or absent: only
+operations count. Nothing is attached to the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ..errors import InputError, OptionError
+from .spellings import changed_by, spelled
+
+__all__ = ["Grads", "Op", "OtherWay", "Rule", "Ruled", "Ruling", "Tape", "fitted"]
+
+Grads = tuple[Tensor | None, ...]
+
+
+class OtherWay(InputError):
+    """The model runs other operations at the reference than at the input."""
+
+
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """A value that a rule will ask for; copied before the model changes it in place."""
+
+    tensor: Tensor
+
+
+@dataclass(eq=False)
+class Op:
+    """One operation as it ran: `outputs = run(*inputs)`.
+
+    Attributes:
+        name: what it is called whatever its spelling.
+        run: the operation as a function of its floating-point tensors, to its floating-point outputs.
+        active: which of those inputs depend on what is attributed.
+        args, kwargs: all of its arguments, as it was called, without the floating-point tensors.
+        parents: the nodes of autograd's graph that its inputs came from.
+        module: the innermost module that called it, if that was asked for.
+        graph: `outputs` with their graph back to `leaves`, where the rules want the operation's own gradient.
+    """
+
+    name: str
+    run: Callable[..., tuple[Tensor, ...]]
+    kept_inputs: tuple[_Kept, ...]
+    kept_outputs: tuple[_Kept, ...]
+    active: tuple[bool, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    parents: tuple[Any, ...] = ()
+    module: nn.Module | None = None
+    graph: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
+    reference: Op | None = None
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return tuple(kept.tensor for kept in self.kept_inputs)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        return tuple(kept.tensor for kept in self.kept_outputs)
+
+    @property
+    def output(self) -> Tensor:
+        return self.kept_outputs[0].tensor
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument by its place or its name."""
+        return self.args[index] if len(self.args) > index else self.kwargs.get(name, default)
+
+    @cached_property
+    def at_reference(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Inputs and outputs of the same operation at the reference, of the shapes that they have here."""
+        other = self.reference
+        assert other is not None
+        here, there = (self.inputs, self.outputs), (other.inputs, other.outputs)
+        spread = tuple(tuple(fitted(b, a.shape) for a, b in zip(x, y, strict=True)) for x, y in zip(here, there, strict=True))
+        return spread[0], spread[1]
+
+    def pull(self, *grads: Tensor) -> Grads:
+        """The operation's own gradient where it ran: what the outputs' gradients are for the active inputs."""
+        if self.graph is None:
+            return self.pull_at(self.inputs, *grads)
+        outputs, leaves = self.graph
+        wanted = [leaf for leaf, active in zip(leaves, self.active, strict=True) if active]
+        found = iter(torch.autograd.grad(outputs, wanted, grads, retain_graph=True, allow_unused=True))
+        return tuple(next(found) if active else None for active in self.active)
+
+    def pull_at(self, inputs: Sequence[Tensor], *grads: Tensor) -> Grads:
+        """The operation's own gradient at other inputs."""
+        with torch.enable_grad():
+            leaves = tuple(t.detach().requires_grad_(active) for t, active in zip(inputs, self.active, strict=True))
+            outputs = self.run(*leaves)
+            wanted = [leaf for leaf, active in zip(leaves, self.active, strict=True) if active]
+            some = [(o, g) for o, g in zip(outputs, grads, strict=True) if o.requires_grad]
+            if not some:
+                return (None,) * len(leaves)
+            found = iter(torch.autograd.grad([o for o, _ in some], wanted, [g for _, g in some], allow_unused=True))
+        return tuple(next(found) if active else None for active in self.active)
+
+
+Rule = Callable[..., Grads]  # (op, *gradients of its outputs) -> gradients of its inputs, None where there is none
+Tape = list[Op]
+
+
+@dataclass(frozen=True, eq=False)
+class Ruling:
+    """What a method makes of operations.
+
+    Attributes:
+        rules: by name.
+        rewrites: other code for an operation, whose own operations are watched in turn.
+        native: names whose own gradient is right.
+        alone: names whose own gradient is right where only one tensor is active (`mul`, `matmul`).
+        default: the rule of any other name.
+        by_output: names whose rules do not read the inputs, which then need no copy before work in place.
+        graph: names whose rules use the operation's own gradient where it ran (`Op.pull`), which then costs no second run.
+        places: whether rules want to know which module an operation belongs to.
+        choose: the rule of an operation, before its name is looked up; None: by name.
+    """
+
+    rules: Mapping[str, Rule]
+    rewrites: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    native: frozenset[str] = frozenset()
+    alone: frozenset[str] = frozenset()
+    default: Rule | None = None
+    by_output: frozenset[str] = frozenset()
+    graph: frozenset[str] = frozenset()
+    places: bool = False
+    choose: Callable[[Op], Rule | None] | None = None
+
+    def of(self, name: str, active: int) -> Rule | None:
+        """The rule of an operation by its name; None: autograd's own."""
+        if active == 1 and name in self.alone:
+            return None
+        found = self.rules.get(name)
+        return found if found is not None or name in self.native else self.default
+
+
+class _Backward(torch.autograd.Function):
+    """Gives outputs that exist already a rule as their backward."""
+
+    @staticmethod
+    def forward(ctx: Any, rule: Rule, op: Op, results: list[Tensor] | None, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.rule, ctx.op = rule, op
+        if results is None:  # the first input was changed in place
+            ctx.mark_dirty(inputs[0])
+            return (inputs[0],)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        found = ctx.rule(ctx.op, *grads)
+        return None, None, None, *(g if active else None for g, active in zip(found, ctx.op.active, strict=True))
+
+
+class _Cut(torch.autograd.Function):
+    """Makes results active without what they came from, whose memory can then go."""
+
+    @staticmethod
+    def forward(ctx: Any, results: list[Tensor], token: Tensor) -> tuple[Tensor, ...]:
+        return tuple(results)
+
+
+class Ruled(TorchFunctionMode):
+    """While it lasts, operations get backward rules.
+
+    Args:
+        reference: the tape of an earlier run at the reference; each rule then also sees its operation as it ran there.
+        taping: make such a tape instead: `tape` holds the operations that have rules.
+        rows: how many rows run here, and how many ran at the reference; each of those stands for a run of rows here.
+    """
+
+    def __init__(self, ruling: Ruling, reference: Tape | None = None, taping: bool = False, rows: tuple[int, int] = (1, 1)) -> None:
+        super().__init__()
+        self.ruling, self.taping, self.rows = ruling, taping, rows
+        self.tape: Tape = []
+        self.resting = 0
+        self.unseen: set[str] = set()
+        self.met: dict[str, str] = {}
+        self._reference = None if reference is None else iter(reference)
+        self._rewriting: list[str] = []
+        self._kept: dict[int, list[_Kept]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Ruled:
+        if not self._rewriting and "torch._dynamo" in sys.modules:  # a graph that was compiled before cannot be watched
+            self._stack.enter_context(torch.compiler.set_stance("force_eager"))
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        if not self._rewriting:
+            self._stack.close()
+
+    def finished(self) -> None:
+        """Refuse a run that was shorter than that at the reference."""
+        if self._reference is not None and (left := next(self._reference, None)) is not None:
+            raise OtherWay(_other_way(left.name, "nothing more"))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        spelling = spelled(func)
+        changed = changed_by(spelling, args, kwargs)
+        if changed is not None:
+            self._save(changed)
+        name, ruling = spelling.name, self.ruling
+        if self.resting or (name in ruling.native and name not in ruling.rules) or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
+        active = sum(leaves[i].requires_grad and not isinstance(leaves[i], nn.Parameter) for i in places)
+        if not active:
+            return func(*args, **kwargs)
+        if name in ruling.rewrites and name not in self._rewriting:
+            return self._rewritten(name, args, kwargs, changed)
+        rule = ruling.of(name, active)
+        return func(*args, **kwargs) if rule is None else self._ruled(name, rule, func, leaves, spec, places, changed)
+
+    def _rewritten(self, name: str, args: Any, kwargs: Any, changed: Tensor | None) -> Any:
+        self._rewriting.append(name)  # a rewrite may use the operation that it rewrites
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("inplace", "out")}
+        try:
+            with self:
+                result = self.ruling.rewrites[name](*args, **kwargs)
+        finally:
+            self._rewriting.pop()
+        return result if changed is None else changed.copy_(result)
+
+    def _ruled(self, name: str, rule: Rule, func: Any, leaves: list[Any], spec: Any, places: list[int], changed: Tensor | None) -> Any:
+        inputs = [leaves[i] for i in places]
+        _refuse_vmap(name, inputs)
+        active = tuple(t.requires_grad and not isinstance(t, nn.Parameter) for t in inputs)
+        parents = tuple(t.grad_fn if a else None for t, a in zip(inputs, active, strict=True))
+        for i in places:  # an operation that held what comes out of it would never be freed
+            leaves[i] = None
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        kwargs.pop("out", None)
+        run_all = _function(func, leaves, spec, places, changed is not None)
+        with_graph = name in self.ruling.graph and not self.taping
+        in_place = changed is inputs[0] and not with_graph and not self.taping
+        unread = in_place and name in self.ruling.by_output
+        held = [t.detach() if changed is None or unread else t.detach().clone() for t in inputs]
+        own = tuple(h.detach().requires_grad_(a) for h, a in zip(held, active, strict=True))
+        with torch.set_grad_enabled(with_graph):
+            results, result_spec = run_all(*((t.detach() for t in inputs) if in_place else own), in_place=in_place)
+        floats = [i for i, result in enumerate(results) if _is_float(result)]
+        if not floats:
+            return pytree.tree_unflatten(results, result_spec)
+        graph = (tuple(results[i] for i in floats), own) if with_graph else None
+        outputs = [results[i].detach() if with_graph else results[i] for i in floats]
+        if not in_place:
+            outputs = [o.clone() if o._is_view() or any(o is t for t in own) else o for o in outputs]
+
+        def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+            out = run_all(*tensors)[0]
+            return tuple(out[i] for i in floats)
+
+        op = Op(name, run, self._keep(held), self._keep([o.detach() for o in outputs]), active, args, kwargs, parents, graph=graph)
+        if self.ruling.places or name not in self.met:
+            op.module = _module()
+            self.met.setdefault(name, _place(op.module))
+        self._pair(op)
+        rule = (self.ruling.choose(op) if self.ruling.choose is not None else None) or rule
+        if self.taping:
+            found = _Cut.apply(outputs, torch.zeros((), requires_grad=True, device=outputs[0].device))  # type: ignore[no-untyped-call]
+        else:
+            live = (t if a else t.detach() for t, a in zip(inputs, active, strict=True))
+            found = _Backward.apply(rule, op, None if in_place else outputs, *live)  # type: ignore[no-untyped-call]
+        for i, output in zip(floats, found, strict=True):
+            results[i] = output
+        return changed.copy_(results[0]) if changed is not None and not in_place else pytree.tree_unflatten(results, result_spec)
+
+    def given(self, name: str, rule: Rule, module: nn.Module, source: Tensor, result: Tensor) -> Tensor:
+        """What a module made of a tensor while the mode rested, as one operation with this rule."""
+        op = Op(name, _unknown, self._keep([source.detach()]), self._keep([result.detach()]), (True,), (), {}, (source.grad_fn,), module)
+        self.met.setdefault(name, _place(module))
+        found: tuple[Tensor, ...] = _Backward.apply(rule, op, [result.detach().clone()], source)  # type: ignore[no-untyped-call]
+        return found[0]
+
+    def _keep(self, tensors: Sequence[Tensor]) -> tuple[_Kept, ...]:
+        kept = tuple(map(_Kept, tensors))
+        for one in kept:
+            self._kept.setdefault(one.tensor.untyped_storage().data_ptr(), []).append(one)
+        return kept
+
+    def _save(self, changed: Tensor) -> None:
+        """What rules will ask for is copied before the model overwrites it."""
+        for kept in self._kept.pop(changed.untyped_storage().data_ptr(), ()):
+            kept.tensor = kept.tensor.clone()
+
+    def _pair(self, op: Op) -> None:
+        if self.taping:
+            self.tape.append(op)
+        if self._reference is None:
+            return
+        other = next(self._reference, None)
+        if (
+            other is None
+            or other.name != op.name
+            or not all(
+                _fits(here.shape, there.shape, self.rows)
+                for here, there in zip((*op.outputs, *op.inputs), (*other.outputs, *other.inputs), strict=False)
+            )
+        ):
+            there = "nothing more" if other is None else f"{other.name!r} with shape {tuple(other.output.shape)}"
+            raise OtherWay(_other_way(f"{op.name!r} with shape {tuple(op.output.shape)}", there))
+        op.reference = other
+
+
+def _unknown(*inputs: Tensor) -> tuple[Tensor, ...]:
+    raise NotImplementedError("a module that was taken as one operation is not run again")
+
+
+def _function(func: Any, leaves: list[Any], spec: Any, places: list[int], changes: bool) -> Callable[..., tuple[list[Any], Any]]:
+    """The operation as a function of its floating-point tensors, which it leaves alone unless told otherwise."""
+
+    def run(*tensors: Tensor, in_place: bool = False) -> tuple[list[Any], Any]:
+        filled = list(leaves)
+        for i, tensor in zip(places, tensors, strict=True):
+            filled[i] = tensor.clone() if changes and not in_place else tensor
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        kwargs.pop("out", None)
+        return pytree.tree_flatten(func(*args, **kwargs))
+
+    return run
+
+
+def _refuse_vmap(name: str, inputs: Sequence[Tensor]) -> None:
+    if any(torch._C._functorch.is_batchedtensor(t) for t in inputs):
+        raise OptionError(
+            f"the model runs {name!r} inside torch.vmap, where its backward cannot get a rule; write it with a batch dimension, "
+            "or use a method without rules, such as integrated_gradients"
+        )
+
+
+def _other_way(here: str, there: str) -> str:
+    return (
+        f"the model takes another way at the baseline than at the input: it ran {here} at the input, and {there} at the baseline. "
+        "Compare with a baseline that takes the same way, or use a method that follows no single run, such as integrated_gradients"
+    )
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _fits(here: torch.Size, there: torch.Size, rows: tuple[int, int]) -> bool:
+    """Whether a tensor of the reference has the same shape, or fewer rows, each of which stands for a run of rows."""
+    return here == there or (len(here) == len(there) > 0 and here[1:] == there[1:] and (here[0], there[0]) == rows)
+
+
+def fitted(there: Tensor, shape: torch.Size) -> Tensor:
+    """Each row of the reference stands for a run of rows."""
+    if there.shape == shape:
+        return there
+    if len(there) == 1:
+        return there.expand(shape)
+    return there.repeat_interleave(shape[0] // len(there), 0)
+
+
+def _module() -> nn.Module | None:
+    """The innermost module whose code is running: a frame's first argument, in the order of calls."""
+    for frame in _frames():
+        code = frame.f_code
+        if code.co_argcount:
+            owner = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(owner, nn.Module):
+                return owner
+    return None
+
+
+def _place(module: nn.Module | None) -> str:
+    return "" if module is None else f" in {type(module).__name__}"
+
+
+def _frames() -> Iterator[Any]:
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -1,0 +1,150 @@
+"""Guided backpropagation and deconvolution: gradients that pass a rectifier only where they are positive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..batch import Part, Run
+from ..errors import InputError
+from ..explanation import Check, Found
+from ..gradient.cam import class_activation_map, resized
+from ..inputs import Tensors, differentiable
+from ..inside import Layer, Place
+from ..view import InputView, View
+from .engine import Grads, Op, Rule, Ruled, Ruling
+from .passes import refuse_hidden, ruled_pass
+from .rewrites import REWRITES
+from .spellings import words
+
+__all__ = ["deconvolution", "guided_backprop", "guided_grad_cam"]
+
+RELUS = ("relu", "relu6", "threshold")
+# Rectifiers that let something through below zero, or bend smoothly: the rule of ReLU is extended to them, which is said.
+OTHER_RECTIFIERS = words("leaky_relu prelu rrelu elu celu selu gelu silu mish softplus hardswish")
+# Activations that are no rectifiers: neither paper says anything about them.
+SATURATING = words("tanh sigmoid hardtanh hardsigmoid logsigmoid softsign tanhshrink hardshrink softshrink")
+
+
+def _guided(op: Op, grad: Tensor) -> Grads:
+    """Where the gradient and the unit are positive."""
+    positive = grad.clamp(min=0)
+    if op.name != "relu":
+        return op.pull(positive)
+    found = torch.ops.aten.threshold_backward(positive, op.output, 0)
+    return tuple(found if active else None for active in op.active)
+
+
+def _deconvolved(op: Op, grad: Tensor) -> Grads:
+    """Where the gradient is positive, whatever the unit."""
+    return tuple(grad.clamp(min=0) if active else None for active in op.active)
+
+
+def guided_backprop(view: InputView, place: Place | None = None, run: Run | None = None) -> Found:
+    """The gradient, but a rectifier lets pass only what is positive, forward and backward.
+
+    Law: on a network without rectifiers it is the gradient; it has no completeness.
+    Source: Springenberg, Dosovitskiy, Brox, Riedmiller 2015, section 3.4. Leaky and smooth rectifiers (leaky ReLU, ELU, GELU,
+    SiLU, ...) get the positive part of the gradient times their own slope, and `health` says so.
+
+    >>> import torch; from pellucid.view import at_input
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> guided_backprop(at_input(net, torch.randn(4, 3), target=1)).values[0].shape
+    torch.Size([1, 4, 3])
+    """
+    return _backwards(view, _guided, "guided_backprop", place, run or Run())
+
+
+def deconvolution(view: InputView, place: Place | None = None, run: Run | None = None) -> Found:
+    """The gradient, but a rectifier passes on the positive part of what comes back, whether the unit was on or not.
+
+    Source: Zeiler and Fergus 2014, section 2.1 (a "deconvnet", max-pooling by its switches).
+
+    >>> import torch; from pellucid.view import at_input
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> deconvolution(at_input(net, torch.randn(4, 3), target=1)).values[0].shape
+    torch.Size([1, 4, 3])
+    """
+    return _backwards(view, _deconvolved, "deconvolution", place, run or Run())
+
+
+def guided_grad_cam(
+    view: InputView,
+    layer: Layer | Place,
+    of_input: bool = False,
+    layout: str | None = None,
+    special: int | None = None,
+    run: Run | None = None,
+) -> Found:
+    """Guided backpropagation times the Grad-CAM of a layer, resized to each input.
+
+    Source: Selvaraju et al. 2017, section 3.2. `layer`, `of_input`, `layout`, `special`: as for `class_activation_map`.
+
+    >>> import torch; from pellucid.view import at_input
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2))
+    >>> guided_grad_cam(at_input(net, torch.rand(2, 1, 8, 8), target=1), net[1]).values[0].shape
+    torch.Size([1, 2, 1, 8, 8])
+    """
+    run = run or Run()
+    small = class_activation_map(view, layer, "grad_cam", of_input, layout, special, False, run).values[0]
+    found = guided_backprop(view, run=run)
+    values = tuple(g * _over(small, g) for g in found.values)
+    return replace(found, values=values)
+
+
+def _over(small: Tensor, wide: Tensor) -> Tensor:
+    """A map `(T, B, 1, h, w)` in the places of `(T, B, C, H, W)`."""
+    if wide.dim() != small.dim():
+        raise InputError(
+            f"an input of shape {tuple(wide.shape[1:])} has other dimensions than the map of the layer, {tuple(small.shape[1:])}"
+        )
+    found: Tensor = resized(small.flatten(0, 1), wide.shape[3:]).unflatten(0, small.shape[:2])
+    return found
+
+
+def _backwards(view: InputView, rule: Rule, method: str, place: Place | None, run: Run) -> Found:
+    features = differentiable(view.features)
+    refuse_hidden(view.roots, method)
+    met: dict[str, str] = {}
+    found: list[Part] = []
+
+    def noted(op: Op, *grads: Tensor) -> Grads:
+        return op.pull(*grads)
+
+    by_output = frozenset(("relu",) if rule is _guided else RELUS + OTHER_RECTIFIERS)
+    ruling = Ruling({**dict.fromkeys(RELUS + OTHER_RECTIFIERS, rule), **dict.fromkeys(SATURATING, noted)}, RECURRENT, by_output=by_output)
+
+    def verb(block: View, points: Tensors, *_: object) -> tuple[Tensor, Tensors]:
+        assert isinstance(block, InputView)
+        mode = Ruled(ruling)
+        seen = ruled_pass(run, block, points, mode, place)
+        met.update(mode.met)
+        met.update(dict.fromkeys(mode.unseen, ""))
+        return seen.scores, seen.gradients
+
+    run.each(run.ready(view, 1), 1, lambda examples, _: tuple(f[None, examples] for f in features), verb, found.append, method)
+    values = tuple(torch.cat([x[:, 0] for x in parts], 1) for parts in zip(*(part.gradients for part in found), strict=True))
+    return Found(values, torch.cat([part.scores[:, 0] for part in found], 1), pooling="norm", checks=(_check(met, method),))
+
+
+# Recurrent cells hold rectifiers or none; the rest of an attention block is linear or a product, and keeps its own gradient.
+RECURRENT = {name: rewrite for name, rewrite in REWRITES.items() if name in ("rnn_relu", "rnn_relu_cell")}
+
+
+def _check(met: dict[str, str], method: str) -> Check:
+    """Which operations got the rule, and which have none."""
+    exact = [name for name in met if name in RELUS]
+    extended = [name for name in met if name in OTHER_RECTIFIERS]
+    without = sorted(set(met) - {*exact, *extended})
+    places = ", ".join(f"{name}{met[name]}" for name in without)
+    if not exact and not extended:
+        words = f"the model runs no rectifier, so this is its plain gradient{': ' + places + ' have no rule' if places else ''}"
+        return Check("rules", False, words, 0.0)
+    words = f"{method} ruled {', '.join(exact + extended)}"
+    if extended:
+        words += f"; for {', '.join(extended)} the rule of ReLU was extended"
+    if without:
+        return Check("rules", False, f"{words}; {places} have no rule in this method and kept their own gradient", float(len(without)))
+    return Check("rules", True, words)

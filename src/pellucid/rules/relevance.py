@@ -1,0 +1,259 @@
+"""Rules of layer-wise relevance propagation: how an operation divides what arrives at its outputs among its inputs.
+
+What goes backward is relevance itself, not a gradient: at every operation the inputs' relevances add up to the outputs',
+less what a bias or a stabiliser absorbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+from ..inputs import accurate
+from .engine import Grads, Op, Rule
+from .spellings import words
+
+__all__ = [
+    "alpha_beta", "epsilon", "flat", "gamma", "numerator", "passed", "product", "reweighted", "share", "softmax", "w_square", "z_box",
+    "z_plus"
+]  # fmt: skip
+
+EPSILON = 1e-9
+
+
+def stabilised(z: Tensor, eps: float) -> Tensor:
+    """`z` moved away from zero by `eps`."""
+    wide = z.to(accurate(z.dtype))
+    return torch.copysign(torch.tensor(eps, dtype=wide.dtype, device=wide.device), wide).add_(wide)
+
+
+def share(op: Op, relevances: tuple[Tensor, ...], eps: float, parts: float = 1.0) -> Grads:
+    """Each input gets by what it contributed: `x * J' (R / z)`."""
+    weights = tuple(_divided(r, z, eps, parts) for r, z in zip(relevances, op.outputs, strict=True))
+    return tuple(None if g is None else g * x for g, x in zip(op.pull(*weights), op.inputs, strict=True))
+
+
+def _divided(relevance: Tensor, z: Tensor, eps: float, parts: float) -> Tensor:
+    found = relevance / stabilised(z, eps)
+    found = found if eps else found.nan_to_num(0.0, 0.0, 0.0)
+    return (found if parts == 1 else found / parts).to(z.dtype)
+
+
+def epsilon(eps: float = EPSILON) -> Rule:
+    """LRP-epsilon: `R_i = x_i sum_j w_ij R_j / (z_j + eps sign z_j)`. Bach et al. 2015, equation 58."""
+
+    def rule(op: Op, *relevances: Tensor) -> Grads:
+        return share(op, relevances, eps)
+
+    return rule
+
+
+def passed(op: Op, *relevances: Tensor) -> Grads:
+    """All of it goes to the only input: elementwise functions, and the identity rule (Achtibat et al. 2024, proposition 3.4)."""
+    index = op.active.index(True)
+    if relevances[0].shape != op.inputs[index].shape:
+        if sum(op.active) > 1 or op.module is not None:
+            raise OptionError(
+                f"the identity rule passes relevance on as it is, but {op.name!r} makes {tuple(relevances[0].shape)} of "
+                f"{tuple(op.inputs[index].shape)}; choose another rule for it"
+            )
+        return share(op, relevances, EPSILON)
+    return tuple(relevances[0] if i == index else None for i in range(len(op.inputs)))
+
+
+def product(op: Op, *relevances: Tensor) -> Grads:
+    """The factors of a product get equal parts (Achtibat et al. 2024, propositions 3.2, 3.3).
+
+    A factor that comes out of a sigmoid is a gate: what it lets through takes all (Arras et al. 2017, section 3).
+    """
+    gates = tuple(a and _is_gate(parent) for a, parent in zip(op.active, op.parents, strict=True))
+    if any(gates) and sum(op.active) > sum(gates):
+        found = share(op, relevances, EPSILON)
+        return tuple(None if r is None else torch.zeros_like(r) if gate else r for r, gate in zip(found, gates, strict=True))
+    return share(op, relevances, EPSILON, parts=float(sum(op.active)))
+
+
+def _is_gate(parent: object) -> bool:
+    """Whether a tensor is the result of a sigmoid, but for its shape."""
+    while parent is not None and type(parent).__name__.rstrip("0123456789") in SHAPES:
+        parent = parent.next_functions[0][0]  # type: ignore[attr-defined]
+    op = getattr(parent, "op", None)
+    return isinstance(op, Op) and op.name in ("sigmoid", "hardsigmoid")
+
+
+SHAPES = {f"{name}Backward" for name in words("View Unsafe_View Reshape ReshapeAlias Expand Permute Transpose Unsqueeze Squeeze Clone")}
+
+
+def numerator(op: Op, *relevances: Tensor) -> Grads:
+    """A quotient is its numerator on another scale; a denominator alone gets all."""
+    found = share(op, relevances, EPSILON)
+    if not op.active[0]:
+        return passed(op, *relevances) if op.output.shape == op.inputs[-1].shape else found
+    return tuple(r if i == 0 else None if r is None else torch.zeros_like(r) for i, r in enumerate(found))
+
+
+def softmax(op: Op, relevance: Tensor) -> Grads:
+    """`R_i = x_i (R_i - s_i sum_j R_j)`, the first-order expansion. Achtibat et al. 2024, proposition 3.1."""
+    x, dim = op.inputs[0], op.argument(1, "dim")
+    found = x * (relevance - op.output * relevance.sum(dim, keepdim=True))
+    return (torch.where(torch.isfinite(x), found, 0.0).to(x.dtype),)  # what is masked (-inf) has no part in it
+
+
+# --- rules of layers with weights
+
+
+class Weighted(NamedTuple):
+    """An operation `f(x, w) + b` that is linear in x and in w, as a function of these."""
+
+    op: Op
+    places: tuple[int, int, int | None]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        inputs, (x, w, b) = self.op.inputs, self.places
+        return inputs[x], inputs[w], None if b is None else inputs[b]
+
+    def at(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, ...]:
+        """All inputs of the operation; without a bias, with zeros."""
+        found = list(self.op.inputs)
+        found[self.places[0]], found[self.places[1]] = x, w
+        if self.places[2] is not None:
+            found[self.places[2]] = torch.zeros_like(found[self.places[2]]) if b is None else b
+        return tuple(found)
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return self.op.run(*self.at(x, w, b))[0]
+
+    def pull(self, w: Tensor, grad: Tensor) -> Tensor:
+        """`w' grad`."""
+        found = self.op.pull_at(self.at(self.parts[0], w), grad)[self.places[0]]
+        assert found is not None
+        return found
+
+    def back(self, found: Tensor) -> Grads:
+        return tuple(found if i == self.places[0] else None for i in range(len(self.op.inputs)))
+
+
+def weighted(op: Op) -> Weighted | None:
+    """The operation as one with weights, if it is."""
+    if sum(op.active) != 1:
+        return None
+    first = {"addmm": 1, "addbmm": 1, "baddbmm": 1, "addmv": 2}.get(op.name, 0)
+    if op.active.index(True) != first or len(op.inputs) < first + 2 or op.name not in WITH_WEIGHTS:
+        return None
+    bias = 0 if first else 2 if len(op.inputs) > 2 else None
+    return Weighted(op, (first, first + 1, bias))
+
+
+WITH_WEIGHTS = frozenset(
+    words("""linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution addmm baddbmm addbmm matmul""")
+)
+
+
+def of_weights(make: Callable[[Weighted, Tensor], Tensor]) -> Rule:
+    """A rule for operations with weights; the others (sums, means, normalisation) share by epsilon."""
+
+    def rule(op: Op, *relevances: Tensor) -> Grads:
+        layer = weighted(op)
+        if layer is None:
+            return share(op, relevances, EPSILON)
+        return layer.back(make(layer, relevances[0]).to(layer.parts[0].dtype))
+
+    return rule
+
+
+def gamma(g: float = 0.25, eps: float = EPSILON) -> Rule:
+    """LRP-gamma: weights that agree with the output's sign count `1 + g` times.
+
+    Montavon et al. 2019, section 10.2.3, for inputs that are positive; for signed ones Andeol et al. 2021, equation 5.
+    """
+
+    def found(layer: Weighted, relevance: Tensor) -> Tensor:
+        x, w, b = layer.parts
+        more, less = (w + g * w.clamp(min=0)), (w + g * w.clamp(max=0))
+        up_b, down_b = (None, None) if b is None else (b + g * b.clamp(min=0), b + g * b.clamp(max=0))
+        positive, negative, z = x.clamp(min=0), x.clamp(max=0), layer.op.output
+        z_up = layer.run(positive, more, up_b) + layer.run(negative, less)
+        z_down = layer.run(positive, less, down_b) + layer.run(negative, more)
+        up = ((z > 0) * relevance / stabilised(z_up, eps)).to(z.dtype)
+        down = ((z < 0) * relevance / stabilised(z_down, eps)).to(z.dtype)
+        at_positive = layer.pull(more, up) + layer.pull(less, down)
+        at_negative = layer.pull(less, up) + layer.pull(more, down)
+        return positive * at_positive + negative * at_negative
+
+    return of_weights(found)
+
+
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON) -> Rule:
+    """LRP-alpha-beta: positive and negative contributions apart, `alpha` times the one less `beta` times the other.
+
+    Bach et al. 2015, equation 60; `alpha - beta = 1` conserves relevance.
+    """
+    if abs(alpha - beta - 1) > 1e-6 or beta < 0:
+        raise OptionError(f"alpha is {alpha} and beta {beta}; relevance is conserved if alpha - beta = 1 and beta >= 0")
+
+    def found(layer: Weighted, relevance: Tensor) -> Tensor:
+        x, w, b = layer.parts
+        signs = (x.clamp(min=0), w.clamp(min=0), w.clamp(max=0)), (x.clamp(max=0), w.clamp(max=0), w.clamp(min=0))
+        (positive, w_up, w_down), (negative, _, _) = signs
+        up_b, down_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
+        total = torch.zeros_like(x)
+        z_up = layer.run(positive, w_up, up_b) + layer.run(negative, w_down)
+        up = (alpha * relevance / stabilised(z_up, eps)).to(x.dtype)
+        total = positive * layer.pull(w_up, up) + negative * layer.pull(w_down, up)
+        if beta:
+            z_down = layer.run(positive, w_down, down_b) + layer.run(negative, w_up)
+            down = (-beta * relevance / stabilised(z_down, eps)).to(x.dtype)
+            total = total + positive * layer.pull(w_down, down) + negative * layer.pull(w_up, down)
+        return total
+
+    return of_weights(found)
+
+
+def z_plus(eps: float = EPSILON) -> Rule:
+    """LRP-z+: positive contributions only. Montavon et al. 2017, equation 13; alpha-beta with 1 and 0."""
+    return alpha_beta(1.0, 0.0, eps)
+
+
+def w_square(eps: float = EPSILON) -> Rule:
+    """LRP-w2: by the squares of the weights, whatever the inputs. Montavon et al. 2017, equation 12."""
+    return of_weights(lambda layer, relevance: _by_weights(layer, relevance, layer.parts[1] ** 2, eps))
+
+
+def flat(eps: float = EPSILON) -> Rule:
+    """LRP-flat: to all inputs of a unit alike. Lapuschkin et al. 2019, methods."""
+    return of_weights(lambda layer, relevance: _by_weights(layer, relevance, torch.ones_like(layer.parts[1]), eps))
+
+
+def _by_weights(layer: Weighted, relevance: Tensor, w: Tensor, eps: float) -> Tensor:
+    z = layer.run(torch.ones_like(layer.parts[0]), w)
+    return layer.pull(w, (relevance / stabilised(z, eps)).to(w.dtype))
+
+
+def z_box(low: float | Tensor, high: float | Tensor, eps: float = EPSILON) -> Rule:
+    """LRP-zB, for inputs between `low` and `high`, such as pixels. Montavon et al. 2017, equation 14."""
+
+    def found(layer: Weighted, relevance: Tensor) -> Tensor:
+        x, w, _ = layer.parts
+        lows, highs = (torch.as_tensor(bound, dtype=x.dtype, device=x.device).expand(x.shape) for bound in (low, high))
+        w_up, w_down = w.clamp(min=0), w.clamp(max=0)
+        z = layer.run(x, w) - layer.run(lows, w_up) - layer.run(highs, w_down)
+        part = (relevance / stabilised(z, eps)).to(x.dtype)
+        return x * layer.pull(w, part) - lows * layer.pull(w_up, part) - highs * layer.pull(w_down, part)
+
+    return of_weights(found)
+
+
+def reweighted(change: Callable[[Tensor], Tensor], bias: bool = True, eps: float = EPSILON) -> Rule:
+    """LRP-epsilon with other weights: `R_i = x_i sum_j w'_ij R_j / z'_j`, where `w' = change(w)`, with or without the bias."""
+
+    def found(layer: Weighted, relevance: Tensor) -> Tensor:
+        x, w, b = layer.parts
+        z = layer.run(x, change(w), b if bias else None)
+        return x * layer.pull(change(w), (relevance / stabilised(z, eps)).to(x.dtype))
+
+    return of_weights(found)

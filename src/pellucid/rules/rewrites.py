@@ -1,0 +1,295 @@
+"""Operations as the simpler ones they are made of, whose rules are then used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["REWRITES", "gated"]
+
+
+def layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _scaled(_normalised(input, dims, eps), weight, bias)
+
+
+def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    dims = tuple(range(-len(normalized_shape), 0))
+    square = input.pow(2).mean(dims, keepdim=True)
+    return _scaled(input * torch.rsqrt(square + (torch.finfo(input.dtype).eps if eps is None else eps)), weight, None)
+
+
+def group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+) -> Tensor:
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    return _by_channel(_normalised(grouped, (-1,), eps).reshape(input.shape), weight, bias)
+
+
+def instance_norm(
+    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None, weight: Tensor | None = None,
+    bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5, *_: Any
+) -> Tensor:  # fmt: skip
+    if not use_input_stats and running_mean is not None:
+        return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return _by_channel(_normalised(input, tuple(range(2, input.dim())), eps), weight, bias)
+
+
+def _normalised(input: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    centred = input - input.mean(dims, keepdim=True)
+    return centred * torch.rsqrt(centred.pow(2).mean(dims, keepdim=True) + eps)
+
+
+def _scaled(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    scaled = normal if weight is None else normal * weight
+    return scaled if bias is None else scaled + bias
+
+
+def _by_channel(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (1, -1, *(1,) * (normal.dim() - 2))
+    return _scaled(normal, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
+
+
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    if p != 2:
+        return input / input.abs().pow(p).sum(dim, keepdim=True).pow(1 / p).clamp_min(eps)
+    return input / input.pow(2).sum(dim, keepdim=True).sqrt().clamp_min(eps)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False
+) -> Tensor:  # fmt: skip
+    """`softmax(q k' / sqrt(d) + mask) v`."""
+    if enable_gqa:
+        times = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(times, -3), value.repeat_interleave(times, -3)
+    scores = torch.matmul(query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale), key.transpose(-2, -1))
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    weights = torch.softmax(scores, -1)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # a row that may look at nothing gets zeros, as in torch
+        weights = weights.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0)
+    return torch.matmul(F.dropout(weights, dropout_p) if dropout_p else weights, value)
+
+
+def multi_head_attention(
+    query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None, bias_k: Tensor | None, bias_v: Tensor | None, add_zero_attn: bool, dropout_p: float,
+    out_proj_weight: Tensor, out_proj_bias: Tensor | None, training: bool = True, key_padding_mask: Tensor | None = None,
+    need_weights: bool = True, attn_mask: Tensor | None = None, use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None, k_proj_weight: Tensor | None = None, v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None, static_v: Tensor | None = None, average_attn_weights: bool = True, is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """`nn.MultiheadAttention`, in its order of dimensions: places, examples, features; or without examples."""
+    single = query.dim() == 2
+    if single:
+        query, key, value = (t.unsqueeze(1) for t in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+    weights = (
+        (q_proj_weight, k_proj_weight, v_proj_weight) if in_proj_weight is None or use_separate_proj_weight else in_proj_weight.chunk(3)
+    )
+    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
+    q, k, v = (F.linear(t, w, b) for t, w, b in zip((query, key, value), weights, biases, strict=True))  # type: ignore[arg-type]
+    k, v = (t if s is None else s for t, s in ((k, static_k), (v, static_v)))
+    batch = q.shape[1]
+    if bias_k is not None and bias_v is not None:
+        k, v = (torch.cat([t, b.expand(1, batch, -1)]) for t, b in ((k, bias_k), (v, bias_v)))
+    if add_zero_attn:
+        k, v = (torch.cat([t, t.new_zeros(1, batch, t.shape[2])]) for t in (k, v))
+    q, k, v = (t.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))
+    mask = _mask(attn_mask, key_padding_mask, batch, num_heads, k.shape[2], q)
+    scores = torch.matmul(q / math.sqrt(q.shape[-1]), k.transpose(-2, -1))
+    chances = torch.softmax(scores if mask is None else scores + mask, -1)
+    chances = F.dropout(chances, dropout_p, training)
+    out = torch.matmul(chances, v).permute(2, 0, 1, 3).flatten(2)
+    out = F.linear(out, out_proj_weight, out_proj_bias)
+    shown = (chances.mean(1) if average_attn_weights else chances) if need_weights else None
+    return (out.squeeze(1), None if shown is None else shown.squeeze(0)) if single else (out, shown)
+
+
+def _mask(
+    attn_mask: Tensor | None, padding: Tensor | None, batch: int, heads: int, keys: int, like: Tensor
+) -> Tensor | None:  # fmt: skip
+    """What is added to the scores `(batch, heads, queries, keys)`; what was put behind the keys may be seen by all."""
+    parts = []
+    if attn_mask is not None:
+        own = _added(attn_mask, like)
+        parts.append(own.view(batch, heads, *own.shape[1:]) if own.dim() == 3 else own)
+    if padding is not None:
+        parts.append(_added(padding, like)[:, None, None, :])
+    parts = [F.pad(part, (0, keys - part.shape[-1])) for part in parts]
+    return None if not parts else parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+
+
+def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None:
+        return torch.div(input, other, rounding_mode=rounding_mode)
+    return input * (torch.reciprocal(other) if isinstance(other, Tensor) else 1 / other)
+
+
+def divide_into(input: Tensor, other: Any) -> Tensor:
+    """`other / input`."""
+    reciprocal: Tensor = other * torch.reciprocal(input)
+    return reciprocal
+
+
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    return F.softmax(-input, dim, dtype=dtype)
+
+
+Gate = Callable[[Tensor], Tensor]
+
+
+def glu(gate: Gate) -> Callable[..., Tensor]:
+    def run(input: Tensor, dim: int = -1) -> Tensor:
+        value, gating = input.chunk(2, dim)
+        return value * gate(gating)
+
+    return run
+
+
+# --- recurrent networks, one step at a time
+
+Cell = Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor | None, ...]], tuple[Tensor, ...]]
+
+
+def lstm(gate: Gate) -> Cell:
+    def step(x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        h, c = state
+        gates = F.linear(x, weights[0], weights[2]) + F.linear(h, weights[1], weights[3])  # type: ignore[arg-type]
+        i, f, g, o = gates.chunk(4, -1)
+        c = gate(f) * c + gate(i) * torch.tanh(g)
+        h = gate(o) * torch.tanh(c)
+        return (F.linear(h, weights[4]) if len(weights) > 4 and weights[4] is not None else h), c
+
+    return step
+
+
+def gru(gate: Gate) -> Cell:
+    def step(x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        (h,) = state
+        r, z, n = F.linear(x, weights[0], weights[2]).chunk(3, -1)  # type: ignore[arg-type]
+        r_h, z_h, n_h = F.linear(h, weights[1], weights[3]).chunk(3, -1)  # type: ignore[arg-type]
+        kept = gate(z + z_h)
+        return ((1 - kept) * torch.tanh(n + gate(r + r_h) * n_h) + kept * h,)
+
+    return step
+
+
+def _plain_step(activation: Callable[[Tensor], Tensor]) -> Cell:
+    def step(x: Tensor, state: tuple[Tensor, ...], weights: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        return (activation(F.linear(x, weights[0], weights[2]) + F.linear(state[0], weights[1], weights[3])),)  # type: ignore[arg-type]
+
+    return step
+
+
+def _recurrent(cell: Cell, states: int) -> Callable[..., Any]:
+    """`torch.lstm` and its kin: `(input, hx, params, ...)`, or `(data, batch_sizes, hx, params, ...)` of a packed sequence."""
+
+    def run(input: Tensor, second: Any, third: Any, fourth: Any, *rest: Any) -> Any:
+        if isinstance(third, list | tuple) and isinstance(fourth, bool):
+            layers, dropout, training, both, first = rest[0], *rest[1:5]
+            steps = list(input.transpose(0, 1) if first else input)
+            outputs, final = _all(cell, steps, _states(second, states), third, fourth, layers, dropout, training, both)
+            return torch.stack(outputs, 1 if first else 0), *final
+        biased, layers, dropout, training, both = rest
+        sizes = [int(size) for size in second]
+        outputs, final = _all(cell, list(input.split(sizes)), _states(third, states), fourth, biased, layers, dropout, training, both)
+        return torch.cat(outputs), *final
+
+    return run
+
+
+def _states(given: Any, count: int) -> tuple[Tensor, ...]:
+    return tuple(given) if count > 1 else (given,)
+
+
+def _all(
+    cell: Cell, steps: list[Tensor], states: tuple[Tensor, ...], params: Sequence[Tensor], biased: bool, layers: int, dropout: float,
+    training: bool, both: bool
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:  # fmt: skip
+    """All layers and directions; a step's rows are the examples that are still there, the longest first."""
+    directions = 2 if both else 1
+    each = len(params) // (layers * directions)
+    final: list[tuple[Tensor, ...]] = []
+    for layer in range(layers):
+        found = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            own = list(params[index * each : (index + 1) * each])
+            weights = tuple(own) if biased else (own[0], own[1], None, None, *own[2:])
+            outputs, last = _one_way(cell, steps, tuple(s[index] for s in states), weights, direction == 1)
+            found.append(outputs)
+            final.append(last)
+        steps = found[0] if not both else [torch.cat(pair, -1) for pair in zip(*found, strict=True)]
+        if dropout and training and layer < layers - 1:
+            steps = [F.dropout(s, dropout, True) for s in steps]
+    return steps, tuple(torch.stack(states) for states in zip(*final, strict=True))
+
+
+def _one_way(
+    cell: Cell, steps: list[Tensor], start: tuple[Tensor, ...], weights: tuple[Tensor | None, ...], backwards: bool
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    state, outputs = start, [steps[0]] * len(steps)
+    batched = steps[0].dim() > 1
+    for t in reversed(range(len(steps))) if backwards else range(len(steps)):
+        rows = len(steps[t]) if batched else len(start[0])
+        here = tuple(s[:rows] for s in state) if batched and rows < len(state[0]) else state
+        new = cell(steps[t], here, weights)
+        outputs[t] = new[0]
+        # Examples that have ended, or (backwards) have not begun, keep their state.
+        state = tuple(torch.cat([n, s[rows:]]) if len(n) < len(s) else n for n, s in zip(new, state, strict=True)) if batched else new
+    return outputs, state
+
+
+def _cell(step: Cell, states: int) -> Callable[..., Any]:
+    def run(input: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+        found = step(input, _states(hx, states), weights)
+        return found if states > 1 else found[0]
+
+    return run
+
+
+tanh_step, relu_step = _plain_step(torch.tanh), _plain_step(torch.relu)
+
+REWRITES: Mapping[str, Callable[..., Any]] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "instance_norm": instance_norm,
+    "normalize": normalize,
+    "scaled_dot_product_attention": attention,
+    "multi_head_attention_forward": multi_head_attention,
+    "div": divide,
+    "rdiv": divide_into,
+    "softmin": softmin,
+    "rnn_tanh": _recurrent(tanh_step, 1),
+    "rnn_relu": _recurrent(relu_step, 1),
+    "rnn_tanh_cell": _cell(tanh_step, 1),
+    "rnn_relu_cell": _cell(relu_step, 1),
+}
+
+
+def gated(gate: Gate) -> Mapping[str, Callable[..., Any]]:
+    """The operations with gates, for a way to make these."""
+    return {
+        "glu": glu(gate),
+        "lstm": _recurrent(lstm(gate), 2),
+        "gru": _recurrent(gru(gate), 1),
+        "lstm_cell": _cell(lstm(gate), 2),
+        "gru_cell": _cell(gru(gate), 1),
+    }

@@ -1,0 +1,331 @@
+"""DeepLIFT as one principle: each operation's secant between the reference and the input.
+
+A rule gives multipliers m with `sum(m * (inputs - reference inputs)) = outputs - reference outputs` (the summation to
+delta of Shrikumar et al. 2017, equation 1); chained like gradients (their equation 3) they explain the whole change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+
+from ..inputs import accurate
+from .engine import Grads, Op, Rule, fitted
+from .spellings import words
+
+__all__ = ["SECANTS", "averaged", "ratio"]
+
+
+def ratio(a: Tensor, b: Tensor, otherwise: Tensor | float, small: Tensor | None = None) -> Tensor:
+    """`a / b`, and `otherwise` where `b` is too small to divide by (by default: zero)."""
+    small = b == 0 if small is None else small
+    return torch.where(small, otherwise, a / torch.where(small, 1.0, b))
+
+
+def _wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(t.to(accurate(t.dtype)) for t in tensors)
+
+
+def _one(op: Op, value: Tensor) -> Grads:
+    """A gradient for the only active input."""
+    index = op.active.index(True)
+    return tuple(value.to(t.dtype) if i == index else None for i, t in enumerate(op.inputs))
+
+
+def _points(op: Op) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The active input and the output, here and at the reference, in the dtype for sums."""
+    index, (inputs, outputs) = op.active.index(True), op.at_reference
+    here = op.inputs[index], inputs[index], op.output, outputs[0]
+    x, x0, y, y0 = _wide(here)
+    return x, x0, y, y0
+
+
+def bent(op: Op, grad: Tensor) -> Grads:
+    """Rescale rule (their equation 10) of what is linear in pieces: the difference quotient, the slope where nothing moves."""
+    if not _elementwise(op):
+        return averaged(op, grad)
+    x, x0, y, y0 = _points(op)
+    step = x - x0
+    # Below a few units in the last place a difference is rounding, and both points lie on one piece.
+    still = step.abs() <= 4 * torch.finfo(op.output.dtype).eps * x.abs()
+    slope = ratio(y - y0, step, torch.zeros((), dtype=y.dtype, device=y.device), still)
+    if bool(still.any()):
+        slope = torch.where(still, _slope_at(op, op.inputs[op.active.index(True)]), slope)
+    return _one(op, grad.to(slope) * slope)
+
+
+def _elementwise(op: Op) -> bool:
+    return sum(op.active) == 1 and op.inputs[op.active.index(True)].shape == op.output.shape
+
+
+def _slope_at(op: Op, point: Tensor) -> Tensor:
+    """The derivative of an elementwise operation at a point."""
+    index = op.active.index(True)
+    inputs = tuple(point if i == index else t for i, t in enumerate(op.inputs))
+    found = op.pull_at(inputs, torch.ones_like(op.output))[index]
+    assert found is not None
+    return found.to(accurate(found.dtype))
+
+
+def smooth(relative: bool) -> Rule:
+    """Rescale rule of a smooth function of one number.
+
+    Near each other the quotient of differences is rounding, and the slope halfway is exact up to the square of the step.
+    The two errors meet at the cube root of the precision: of 1, or of the numbers for a function without a scale of its
+    own (`log`, powers).
+    """
+
+    def rule(op: Op, grad: Tensor) -> Grads:
+        if not _elementwise(op):
+            return averaged(op, grad)
+        x, x0, y, y0 = _points(op)
+        step, eps = x - x0, torch.finfo(y.dtype).eps
+        near = step.abs() <= eps ** (1 / 3) * (torch.maximum(x.abs(), x0.abs()) if relative else 1.0)
+        halfway = _slope_at(op, ((x + x0) / 2).to(op.output.dtype))
+        return _one(op, grad.to(y) * ratio(y - y0, step, halfway, near))
+
+    return rule
+
+
+def closed(slope: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Rule:
+    """The rescale rule of a function whose secant slope has a closed form in `x, x0, y, y0`, without cancellation."""
+
+    def rule(op: Op, grad: Tensor) -> Grads:
+        at = _points(op)
+        return _one(op, grad.to(at[0]) * slope(*at))
+
+    return rule
+
+
+def power(op: Op, grad: Tensor) -> Grads:
+    """`x ** n`: exact for small whole n, as in `x^2 - a^2 = (x + a)(x - a)`."""
+    exponent = op.argument(1, "exponent")
+    if op.name == "pow" and isinstance(exponent, int | float) and exponent in (2, 3):
+        x, x0, *_ = _points(op)
+        slope = x + x0 if exponent == 2 else x * x + x * x0 + x0 * x0
+        return _one(op, grad.to(slope) * slope)
+    return smooth(relative=True)(op, grad)
+
+
+def product(op: Op, grad: Tensor) -> Grads:
+    """Exact for what is linear in each of two tensors: the gradient halfway."""
+    inputs, _ = op.at_reference
+    halfway = tuple((x + x0) / 2 for x, x0 in zip(op.inputs, inputs, strict=True))
+    return op.pull_at(halfway, grad)
+
+
+def rectified(op: Op, grad: Tensor) -> Grads:
+    """The rescale rule of `relu`: the share of the step from x0 to x that is above zero."""
+    x, x0, *_ = _points(op)
+    share = torch.maximum(x, x0).div_((x - x0).abs_()).nan_to_num_(0.0).clamp_(0, 1)
+    return _one(op, grad * share)
+
+
+def selection(op: Op, *grads: Tensor) -> Grads:
+    """The larger of several: the whole change goes to the element that is the larger of the two maxima.
+
+    If the maximum rises, that is the element chosen here, which rose by at least as much; else that of the reference.
+    """
+    index, inputs = op.active.index(True), op.at_reference[0]
+    x, x0 = op.inputs[index], inputs[index]
+    y, y0 = op.output, op.at_reference[1][0]
+    # `min` chooses the element of the smaller minimum, for the same reason.
+    here = y < y0 if op.name in LOWER else y > y0
+    total = torch.zeros_like(x)
+    for point, chosen in ((x, here), (x0, ~here)):
+        moved = _moved(op, point, x - x0)
+        (found,) = (g for g in op.pull_at(_with(op, point), *_first(op, grads[0] * chosen * ratio(y - y0, moved, 0.0))) if g is not None)
+        total = total + found
+    return _one(op, total)
+
+
+def _first(op: Op, grad: Tensor) -> tuple[Tensor, ...]:
+    return (grad, *(torch.zeros_like(o) for o in op.outputs[1:]))
+
+
+def _with(op: Op, point: Tensor) -> tuple[Tensor, ...]:
+    """The inputs, but for the active one."""
+    return tuple(point if active else t for t, active in zip(op.inputs, op.active, strict=True))
+
+
+def _moved(op: Op, point: Tensor, step: Tensor) -> Tensor:
+    """How the first output moves with the active input."""
+    moved: Tensor = jvp(lambda t: op.run(*_with(op, t))[0], (point.contiguous(),), (step,))[1]
+    return moved
+
+
+def pooled(op: Op, grad: Tensor) -> Grads:
+    """The same for max-pooling, by the numbers of the chosen elements."""
+    assert op.reference is not None
+    index, dims, inputs = op.active.index(True), int(op.name[-2]), op.at_reference[0]
+    x, step = op.inputs[index], (op.inputs[index] - inputs[index]).flatten(-dims)
+    y, y0 = op.output, op.at_reference[1][0]
+    rises, total = y > y0, torch.zeros_like(step)
+    chosen = (_chosen(op, x), fitted(_chosen(op, op.reference.inputs[index]), y.shape))
+    for places, wanted in zip(chosen, (rises, ~rises), strict=True):
+        flat = places.flatten(-dims)
+        share = (grad * wanted).flatten(-dims) * ratio((y - y0).flatten(-dims), step.gather(-1, flat), 0.0)
+        total = total.scatter_add(-1, flat, share)
+    return _one(op, total.view(x.shape))
+
+
+def _chosen(op: Op, point: Tensor) -> Tensor:
+    """The number of the largest element of each window, among all places."""
+    keywords = {name: value for name, value in op.kwargs.items() if name not in ("input", "return_indices")}
+    found: Tensor = getattr(torch.nn.functional, op.name)(point, *op.args[1:6], **keywords, return_indices=True)[1]
+    return found
+
+
+def larger(op: Op, *grads: Tensor) -> Grads:
+    """The larger (smaller) of two tensors, `(a + b +- |a - b|) / 2`: the secant of the absolute value, the rest is linear."""
+    if len(op.inputs) == 1:
+        return selection(op, *grads)
+    (a, b), (a0, b0), grad = op.inputs, op.at_reference[0], grads[0]
+    apart, apart0 = a - b, a0 - b0
+    slope = ratio(apart.abs() - apart0.abs(), apart - apart0, apart.sign())
+    slope = -slope if op.name in LOWER else slope
+    halves = (grad * (1 + slope) / 2, grad * (1 - slope) / 2)
+    return tuple(h.sum_to_size(t.shape) for h, t in zip(halves, op.inputs, strict=True))
+
+
+LOWER = ("min", "amin", "minimum", "aminmax")
+
+
+def softmax(op: Op, grad: Tensor) -> Grads:
+    """`exp` of the log-probabilities by its secant; their shared shift, logsumexp, by the mix of both softmaxes that is complete.
+
+    One exists, as logsumexp is convex, and no exponential can overflow or vanish.
+    """
+    (x,), (x0,), y, y0 = _wide(op.inputs), _wide(op.at_reference[0]), *_wide((op.output, op.at_reference[1][0]))
+    dim = op.argument(1, "dim")
+    log_y, log_y0 = x.log_softmax(dim), x0.log_softmax(dim)
+    moved = (log_y - log_y0).nan_to_num(0, 0, 0)  # what is masked is -inf in both
+    eps = torch.finfo(y.dtype).eps
+    near = moved.abs() <= eps ** (1 / 3)
+    through = grad.to(y) * ratio(y - y0, moved, ((log_y + log_y0) / 2).exp(), near)
+    return (_less_shift(x, x0, y, y0, dim, through, through.sum(dim, keepdim=True)).to(op.inputs[0].dtype),)
+
+
+def log_softmax(op: Op, grad: Tensor) -> Grads:
+    """The identity less logsumexp."""
+    (x,), (x0,), y, y0 = _wide(op.inputs), _wide(op.at_reference[0]), *_wide((op.output, op.at_reference[1][0]))
+    dim = op.argument(1, "dim")
+    through = grad.to(y)
+    return (_less_shift(x, x0, y.exp(), y0.exp(), dim, through, through.sum(dim, keepdim=True)).to(op.inputs[0].dtype),)
+
+
+def _less_shift(x: Tensor, x0: Tensor, p: Tensor, p0: Tensor, dim: int, through: Tensor, shift: Tensor) -> Tensor:
+    """`through` less the secant of logsumexp, pulled by `shift`: a mix of the probabilities `p` and `p0`."""
+    step = (x - x0).nan_to_num(0, 0, 0)
+    rise = (x.logsumexp(dim, keepdim=True) - x0.logsumexp(dim, keepdim=True)).nan_to_num(0, 0, 0)
+    low, width = (p0 * step).sum(dim, keepdim=True), ((p - p0) * step).sum(dim, keepdim=True)
+    tiny = torch.finfo(x.dtype).eps ** (2 / 3)
+    mix = ratio(rise - low, width, 0.5, width.abs() <= tiny).clamp(0, 1)
+    return through - (mix * p + (1 - mix) * p0) * shift
+
+
+def where(op: Op, grad: Tensor) -> Grads:
+    """A choice: as it is where the same was chosen; where not, the change goes to both by what each moved."""
+    condition, condition0 = _condition(op), _condition(op.reference) if op.reference else None
+    own = op.pull(grad)
+    if condition0 is None or (condition.shape == condition0.shape and torch.equal(condition, condition0)):
+        return own
+    other = (condition != _spread(condition0, condition.shape)).expand(op.output.shape)
+    steps = [((x - x0) if a else torch.zeros_like(x)).expand(op.output.shape).nan_to_num(0, 0, 0)
+             for x, x0, a in zip(op.inputs, op.at_reference[0], op.active, strict=True)]  # fmt: skip
+    size: Tensor = sum(s * s for s in steps)  # type: ignore[assignment]
+    change = op.output - op.at_reference[1][0]
+    kept = op.pull(grad * ~other)
+    found = []
+    for k, s, x in zip(kept, steps, op.inputs, strict=True):
+        found.append(None if k is None else k + (other * grad * ratio(change * s, size, 0.0)).sum_to_size(x.shape))
+    return tuple(found)
+
+
+def _condition(op: Op) -> Tensor:
+    """The condition of `where` and `masked_fill`."""
+    index, name = (0, "condition") if op.name == "where" else (1, "mask")
+    found: Tensor = op.argument(index, name)
+    return found
+
+
+def _spread(condition: Tensor, shape: torch.Size) -> Tensor:
+    if condition.shape == shape:
+        return condition
+    return condition.expand(shape) if len(condition) == 1 else condition.repeat_interleave(shape[0] // len(condition), 0)
+
+
+# Three-point Gauss-Legendre on [0, 1].
+NODES = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
+
+
+def averaged(op: Op, *grads: Tensor) -> Grads:
+    """Any differentiable operation: its gradient averaged along the line between the two points, scaled to be complete.
+
+    The scale makes the averaged slope give each output's change exactly, whatever the quadrature missed.
+    """
+    inputs, outputs = op.at_reference
+    steps = tuple((x - x0) if a else torch.zeros_like(x) for x, x0, a in zip(op.inputs, inputs, op.active, strict=True))
+    points = [(tuple(x0 + node * s if a else x for x, x0, s, a in zip(op.inputs, inputs, steps, op.active, strict=True)), weight)
+              for node, weight in NODES]  # fmt: skip
+    slopes = [_slope_along(op, point, steps) for point, _ in points]
+    predicted = [sum(w * s[i] for (_, w), s in zip(points, slopes, strict=True)) for i in range(len(grads))]
+    scaled = tuple(
+        g * ratio(y - y0, p, 1.0, p.abs() <= 1e-3 * torch.finfo(y.dtype).eps * y.abs())  # type: ignore[union-attr, arg-type]
+        for g, y, y0, p in zip(grads, op.outputs, outputs, predicted, strict=True)
+    )
+    parts = [tuple(None if g is None else w * g for g in op.pull_at(point, *scaled)) for point, w in points]
+    return tuple(None if gs[0] is None else gs[0] + gs[1] + gs[2] for gs in zip(*parts, strict=True))
+
+
+def _slope_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """How fast each output changes along the step."""
+    try:
+        return tuple(jvp(op.run, point, step)[1])
+    except (RuntimeError, NotImplementedError):  # no forward derivative: the derivative of the backward with respect to its weights
+        return _twice_back(op, point, step)
+
+
+def _twice_back(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        leaves = tuple(p.detach().requires_grad_() for p in point)
+        outputs = op.run(*leaves)
+        weights = tuple(torch.zeros_like(o).requires_grad_() for o in outputs)
+        pulled = torch.autograd.grad(outputs, leaves, weights, create_graph=True, allow_unused=True, materialize_grads=True)
+        along = sum((g * s).sum() for g, s in zip(pulled, step, strict=True))
+        assert isinstance(along, Tensor)
+        return torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
+
+
+IN_PIECES = words("""relu6 leaky_relu prelu rrelu hardtanh hardsigmoid threshold abs clamp hardshrink softshrink""")
+SMOOTH = words(
+    """elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus hardswish exp expm1 exp2 erf erfc sin cos tan sinh cosh atan
+    asinh softsign tanhshrink rpow glu_gate swish asin acos"""
+)
+SCALE_FREE = words("log log1p log2 log10 digamma lgamma")
+BILINEAR = words("""mul matmul rmatmul einsum baddbmm addmm addbmm addmv addr outer ger tensordot inner bilinear linear""")
+CONVOLUTIONS = words("""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution embedding_bag""")
+POOLS = words("""max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""")
+
+SECANTS: Mapping[str, Rule] = {
+    **dict.fromkeys(IN_PIECES, bent),
+    **dict.fromkeys(SMOOTH, smooth(relative=False)),
+    **dict.fromkeys(SCALE_FREE, smooth(relative=True)),
+    **dict.fromkeys(BILINEAR + CONVOLUTIONS, product),
+    **dict.fromkeys(POOLS, pooled),
+    **dict.fromkeys(("amax", "amin"), selection),
+    **dict.fromkeys(("max", "min", "maximum", "minimum"), larger),
+    "relu": rectified,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "where": where,
+    "masked_fill": where,
+    "pow": power,
+    "square": closed(lambda x, x0, y, y0: x + x0),
+    "sqrt": closed(lambda x, x0, y, y0: ratio(torch.ones_like(y), y + y0, 0.0)),
+    "rsqrt": closed(lambda x, x0, y, y0: -((y * y0) ** 2) / (y + y0)),
+    "reciprocal": closed(lambda x, x0, y, y0: -y * y0),
+}
