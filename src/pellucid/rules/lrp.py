@@ -16,13 +16,28 @@ from ..batch import Part, Run
 from ..errors import OptionError
 from ..explanation import Check, Found
 from ..hooks import around
-from ..inputs import Tensors, differentiable, joined
+from ..inputs import Tensors, differentiable
 from ..inside import Place
 from ..model import layers_of
 from ..view import InputView, View
 from .engine import Grads, Op, Rule, Ruled, Ruling
 from .passes import refuse_hidden, ruled_pass
-from .relevance import WITH_WEIGHTS, alpha_beta, epsilon, flat, gamma, numerator, passed, product, share, softmax, w_square, z_plus
+from .relevance import (
+    TINY,
+    WITH_WEIGHTS,
+    alpha_beta,
+    epsilon,
+    flat,
+    gamma,
+    logsumexp,
+    numerator,
+    passed,
+    product,
+    share,
+    softmax,
+    w_square,
+    z_plus,
+)
 from .rewrites import REWRITES, gated
 from .secants import BILINEAR, CONVOLUTIONS, IN_PIECES, POOLS, SCALE_FREE, SMOOTH
 from .spellings import MOVES, SUMS
@@ -34,7 +49,6 @@ __all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "lrp"]
 Pattern = nn.Module | type[nn.Module] | str | Callable[[Op], bool]
 Composite = Sequence[tuple[Pattern, Rule]]
 
-CONVOLVED = ("conv*",)
 COMPOSITES: Mapping[str, Composite] = {
     "epsilon": (),
     "z_plus": (("conv*", z_plus()), ("linear", z_plus()), ("addmm", z_plus())),
@@ -50,7 +64,7 @@ COMPOSITES: Mapping[str, Composite] = {
 
 def _without_rule(op: Op, *relevances: Tensor) -> Grads:
     """An operation that no rule is known for shares by its own gradient, and is reported."""
-    return share(op, relevances, 1e-9)
+    return share(op, relevances, TINY)
 
 
 def _constant(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -75,6 +89,7 @@ def _ruling(eps: float) -> Ruling:
         **dict.fromkeys(names, lambda op, *r: product(op, *r) if sum(op.active) > 1 and op.name in BILINEAR else linear(op, *r)),
         **dict.fromkeys(PASSED, passed),
         "softmax": softmax,
+        "logsumexp": logsumexp,
         "div": numerator,
         "rdiv": passed,
         **dict.fromkeys(("rsqrt", "reciprocal"), passed),  # what comes of it is made a constant
@@ -135,7 +150,7 @@ def lrp(
     run.each(run.ready(view, 1), 1, lambda examples, _: tuple(f[None, examples] for f in features), verb, found.append, "lrp")
     values = tuple(torch.cat([x[:, 0] for x in parts], 1) for parts in zip(*(part.gradients for part in found), strict=True))
     scores = torch.cat([part.scores[:, 0] for part in found], 1)
-    return Found(values, scores, checks=(_check(odd), _conserved(values, scores)))
+    return Found(values, scores, law="conservation", checks=(_check(odd),))
 
 
 def attn_lrp(view: InputView, eps: float = 1e-6, place: Place | None = None, run: Run | None = None) -> Found:
@@ -239,11 +254,3 @@ def _check(odd: Mapping[str, str]) -> Check:
         return Check("rules", True, "every operation had a rule")
     places = ", ".join(f"{name}{where}" for name, where in sorted(odd.items()))
     return Check("rules", False, f"{places}: no rule is known, so relevance was shared by the operation's own gradient", float(len(odd)))
-
-
-def _conserved(values: Tensors, scores: Tensor) -> Check:
-    total = joined(values, 2).sum(2)
-    total = total.sum(1, keepdim=True) if scores.shape[1] == 1 else total
-    share_kept = float((total.sum() / scores.to(total).sum()).nan_to_num(0.0))
-    words = f"the relevances add up to {share_kept:.3g} of the score; biases, stabilisers and softmax took the rest"
-    return Check("conservation", True, words, share_kept)

@@ -18,11 +18,25 @@ from .engine import Grads, Op, Rule
 from .spellings import words
 
 __all__ = [
-    "alpha_beta", "epsilon", "flat", "gamma", "numerator", "passed", "product", "reweighted", "share", "softmax", "w_square", "z_box",
-    "z_plus"
-]  # fmt: skip
+    "alpha_beta",
+    "epsilon",
+    "flat",
+    "gamma",
+    "logsumexp",
+    "numerator",
+    "passed",
+    "product",
+    "reweighted",
+    "share",
+    "softmax",
+    "w_square",
+    "z_box",
+    "z_plus",
+]
 
 EPSILON = 1e-9
+# What has no weights of its own needs protection from zero only: a larger stabiliser would absorb at each of them.
+TINY = 1e-12
 
 
 def stabilised(z: Tensor, eps: float) -> Tensor:
@@ -47,7 +61,7 @@ def epsilon(eps: float = EPSILON) -> Rule:
     """LRP-epsilon: `R_i = x_i sum_j w_ij R_j / (z_j + eps sign z_j)`. Bach et al. 2015, equation 58."""
 
     def rule(op: Op, *relevances: Tensor) -> Grads:
-        return share(op, relevances, eps)
+        return share(op, relevances, eps if op.name in WITH_WEIGHTS else TINY)
 
     return rule
 
@@ -61,7 +75,7 @@ def passed(op: Op, *relevances: Tensor) -> Grads:
                 f"the identity rule passes relevance on as it is, but {op.name!r} makes {tuple(relevances[0].shape)} of "
                 f"{tuple(op.inputs[index].shape)}; choose another rule for it"
             )
-        return share(op, relevances, EPSILON)
+        return share(op, relevances, TINY)
     return tuple(relevances[0] if i == index else None for i in range(len(op.inputs)))
 
 
@@ -72,9 +86,9 @@ def product(op: Op, *relevances: Tensor) -> Grads:
     """
     gates = tuple(a and _is_gate(parent) for a, parent in zip(op.active, op.parents, strict=True))
     if any(gates) and sum(op.active) > sum(gates):
-        found = share(op, relevances, EPSILON)
+        found = share(op, relevances, TINY)
         return tuple(None if r is None else torch.zeros_like(r) if gate else r for r, gate in zip(found, gates, strict=True))
-    return share(op, relevances, EPSILON, parts=float(sum(op.active)))
+    return share(op, relevances, TINY, parts=float(sum(op.active)))
 
 
 def _is_gate(parent: object) -> bool:
@@ -90,7 +104,7 @@ SHAPES = {f"{name}Backward" for name in words("View Unsafe_View Reshape ReshapeA
 
 def numerator(op: Op, *relevances: Tensor) -> Grads:
     """A quotient is its numerator on another scale; a denominator alone gets all."""
-    found = share(op, relevances, EPSILON)
+    found = share(op, relevances, TINY)
     if not op.active[0]:
         return passed(op, *relevances) if op.output.shape == op.inputs[-1].shape else found
     return tuple(r if i == 0 else None if r is None else torch.zeros_like(r) for i, r in enumerate(found))
@@ -101,6 +115,21 @@ def softmax(op: Op, relevance: Tensor) -> Grads:
     x, dim = op.inputs[0], op.argument(1, "dim")
     found = x * (relevance - op.output * relevance.sum(dim, keepdim=True))
     return (torch.where(torch.isfinite(x), found, 0.0).to(x.dtype),)  # what is masked (-inf) has no part in it
+
+
+def logsumexp(op: Op, relevance: Tensor) -> Grads:
+    """A soft maximum: each takes its softmax share, as the winner of a maximum takes all."""
+    (chances,) = (g for g in op.pull(torch.ones_like(relevance)) if g is not None)
+    return (chances * _kept(op, relevance),)
+
+
+def _kept(op: Op, relevance: Tensor) -> Tensor:
+    """What a reduction returned, with the dimensions that it took away."""
+    dims = op.argument(1, "dim")
+    if relevance.dim() < op.inputs[0].dim():
+        for place in sorted(d % op.inputs[0].dim() for d in ([dims] if isinstance(dims, int) else dims)):
+            relevance = relevance.unsqueeze(place)
+    return relevance
 
 
 # --- rules of layers with weights
@@ -160,7 +189,7 @@ def of_weights(make: Callable[[Weighted, Tensor], Tensor]) -> Rule:
     def rule(op: Op, *relevances: Tensor) -> Grads:
         layer = weighted(op)
         if layer is None:
-            return share(op, relevances, EPSILON)
+            return share(op, relevances, TINY)
         return layer.back(make(layer, relevances[0]).to(layer.parts[0].dtype))
 
     return rule

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from ..inputs import accurate
 from .engine import Grads, Op, Rule, fitted
@@ -153,8 +152,7 @@ def _with(op: Op, point: Tensor) -> tuple[Tensor, ...]:
 
 def _moved(op: Op, point: Tensor, step: Tensor) -> Tensor:
     """How the first output moves with the active input."""
-    moved: Tensor = jvp(lambda t: op.run(*_with(op, t))[0], (point.contiguous(),), (step,))[1]
-    return moved
+    return _slope_along(op, _with(op, point), _with(op, step))[0]
 
 
 def pooled(op: Op, grad: Tensor) -> Grads:
@@ -215,6 +213,18 @@ def log_softmax(op: Op, grad: Tensor) -> Grads:
     dim = op.argument(1, "dim")
     through = grad.to(y)
     return (_less_shift(x, x0, y.exp(), y0.exp(), dim, through, through.sum(dim, keepdim=True)).to(op.inputs[0].dtype),)
+
+
+def logsumexp(op: Op, grad: Tensor) -> Grads:
+    """A mix of the softmaxes here and at the reference."""
+    (x,), (x0,) = _wide(op.inputs), _wide(op.at_reference[0])
+    dim, keep = op.argument(1, "dim"), bool(op.argument(2, "keepdim", False))
+    shift = grad.to(x.dtype)
+    if not keep:
+        for place in sorted(d % x.dim() for d in ([dim] if isinstance(dim, int) else dim)):
+            shift = shift.unsqueeze(place)
+    mixed = _less_shift(x, x0, (x - x.logsumexp(dim, True)).exp(), (x0 - x0.logsumexp(dim, True)).exp(), dim, torch.zeros_like(x), shift)
+    return (-mixed.to(op.inputs[0].dtype),)
 
 
 def _less_shift(x: Tensor, x0: Tensor, p: Tensor, p0: Tensor, dim: int, through: Tensor, shift: Tensor) -> Tensor:
@@ -282,21 +292,17 @@ def averaged(op: Op, *grads: Tensor) -> Grads:
 
 
 def _slope_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """How fast each output changes along the step."""
-    try:
-        return tuple(jvp(op.run, point, step)[1])
-    except (RuntimeError, NotImplementedError):  # no forward derivative: the derivative of the backward with respect to its weights
-        return _twice_back(op, point, step)
-
-
-def _twice_back(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """How fast each output changes along the step: the derivative of the backward, which is linear in its weights."""
     with torch.enable_grad():
-        leaves = tuple(p.detach().requires_grad_() for p in point)
+        leaves = tuple(p.detach().requires_grad_(a) for p, a in zip(point, op.active, strict=True))
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
         outputs = op.run(*leaves)
         weights = tuple(torch.zeros_like(o).requires_grad_() for o in outputs)
-        pulled = torch.autograd.grad(outputs, leaves, weights, create_graph=True, allow_unused=True, materialize_grads=True)
-        along = sum((g * s).sum() for g, s in zip(pulled, step, strict=True))
-        assert isinstance(along, Tensor)
+        pulled = torch.autograd.grad(outputs, wanted, weights, create_graph=True, allow_unused=True, materialize_grads=True)
+        steps = [s for s, a in zip(step, op.active, strict=True) if a]
+        along = torch.stack([(g * s).sum() for g, s in zip(pulled, steps, strict=True)]).sum()
+        if not along.requires_grad:
+            return tuple(map(torch.zeros_like, outputs))
         return torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
 
 
@@ -321,6 +327,7 @@ SECANTS: Mapping[str, Rule] = {
     "relu": rectified,
     "softmax": softmax,
     "log_softmax": log_softmax,
+    "logsumexp": logsumexp,
     "where": where,
     "masked_fill": where,
     "pow": power,

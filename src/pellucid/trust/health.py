@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..explanation import Check, Found
-from ..inputs import joined
+from ..inputs import accurate, joined
 from ..model import in_train_mode
 from ..view import View
 
@@ -102,6 +102,14 @@ def _completeness(view: View, found: Found) -> Check | None:
     return Check("completeness", worst <= most, words if worst <= most else f"{words}: {remedy}", worst)
 
 
+def _conservation(view: View, found: Found) -> Check | None:
+    if found.law != "conservation":
+        return None
+    kept = float((joined(found.values, 2).sum() / found.scores.to(accurate(found.scores.dtype)).sum()).nan_to_num(0.0))
+    words = f"the relevances add up to {kept:.3g} of the score; biases, stabilisers and softmax took (or gave) the rest"
+    return Check("conservation", True, words, kept)
+
+
 def _spread(view: View, found: Found) -> Check | None:
     if found.spread is None:
         said = "one sample does not tell how far another seed would move the attributions: more samples are needed"
@@ -120,4 +128,4 @@ def _tolerance(view: View, found: Found) -> Check | None:
     return Check("tolerance", late == 0, words if late == 0 else f"{words}: {late} examples did not reach {tolerance:g}", worst)
 
 
-CHECKS: tuple[Callable[[View, Found], Check | None], ...] = (_finite, _signal, _mode, _completeness, _spread, _tolerance)
+CHECKS: tuple[Callable[[View, Found], Check | None], ...] = (_finite, _signal, _mode, _completeness, _conservation, _spread, _tolerance)

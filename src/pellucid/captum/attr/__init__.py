@@ -2,7 +2,9 @@
 
 from . import visualization
 from .base import Attribution, GradientAttribution, PerturbationAttribution
+from .deep_lift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from .gradient import GradientShap, InputXGradient, IntegratedGradients, Saliency
+from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
 from .layer import (
     InternalInfluence,
     LayerActivation,
@@ -14,6 +16,7 @@ from .layer import (
     LayerGradientXActivation,
     LayerIntegratedGradients,
 )
+from .lrp import LRP, LayerLRP
 from .models import (
     InterpretableEmbeddingBase,
     ModelInputWrapper,
@@ -33,10 +36,16 @@ from .noise import NoiseTunnel
 from .perturbation import FeatureAblation
 
 __all__ = [
+    "LRP",
     "Attribution",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "FeatureAblation",
     "GradientAttribution",
     "GradientShap",
+    "GuidedBackprop",
+    "GuidedGradCam",
     "InputXGradient",
     "IntegratedGradients",
     "InternalInfluence",
@@ -44,17 +53,24 @@ __all__ = [
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
     "LayerFeatureAblation",
     "LayerGradCam",
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "LayerLRP",
     "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
+    "NeuronDeconvolution",
+    "NeuronDeepLift",
+    "NeuronDeepLiftShap",
     "NeuronFeatureAblation",
     "NeuronGradient",
     "NeuronGradientShap",
+    "NeuronGuidedBackprop",
     "NeuronIntegratedGradients",
     "NoiseTunnel",
     "PerturbationAttribution",
