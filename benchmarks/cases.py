@@ -17,16 +17,17 @@ from benchmarks import models
 from benchmarks.measure import Work, interleaved, median, peak_memory, ratio
 from pellucid.batch import Run
 from pellucid.gradient import integrated_gradients
+from pellucid.rules import attn_lrp
 from pellucid.view import at_input
 
 Row = tuple[str, str, str]
 
 
-def _bare(model: torch.nn.Module, x: Tensor, steps: int, chunk: int) -> None:
+def _bare(model: torch.nn.Module, x: Tensor, steps: int, chunk: int, target: int = 3) -> None:
     """Forward and backward passes with respect to the input, and nothing else."""
     for _ in range(steps // chunk):
         points = x.repeat(chunk, *(1,) * (x.dim() - 1)).requires_grad_()
-        torch.autograd.grad(model(points)[:, 3].sum(), points)
+        torch.autograd.grad(model(points)[:, target].sum(), points)
 
 
 def _attribute(library: str, name: str, make: Callable[[], tuple[torch.nn.Module, Tensor]], **options: object) -> Work:
@@ -135,6 +136,41 @@ def inside() -> Iterator[Row]:
         yield f"{name}: milliseconds (pellucid, captum)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
 
 
+def rules() -> Iterator[Row]:
+    """DeepLIFT and guided backpropagation, ResNet-18 shape at 112 x 112, four images; AttnLRP, BERT shape with six layers, 4 x 64 tokens."""
+    usual, apart, x = models.resnet18(), models.resnet18(shared=False), torch.randn(4, 3, 112, 112)
+    gradient = functools.partial(_bare, usual, x, 1, 1)
+    for name in ("DeepLift", "GuidedBackprop"):
+        works = {
+            "pellucid": functools.partial(getattr(pellucid.captum.attr, name)(usual).attribute, x, target=3),
+            "captum": functools.partial(getattr(captum.attr, name)(apart).attribute, x, target=3),
+            "gradient": gradient,
+        }
+        found = interleaved(works, rounds=9)
+        goals = {"DeepLift": ("<= 0.65", "<= 3"), "GuidedBackprop": ("", "<= 1.3")}[name]
+        yield f"{name}: time / captum's", f"{ratio(found, 'pellucid', 'captum'):.2f}", goals[0]
+        yield f"{name}: time / one gradient", f"{ratio(found, 'pellucid', 'gradient'):.2f}", goals[1]
+        yield f"{name}: milliseconds (pellucid, captum, gradient)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
+    bert, tokens = models.Bert(), torch.randn(4, 64, 256)
+    view = at_input(bert, tokens, 1)
+    works = {"attn_lrp": lambda: attn_lrp(view), "gradient": functools.partial(_bare, bert, tokens, 1, 1, 1)}
+    found = interleaved(works, rounds=9)
+    yield "attn_lrp: time / one gradient", f"{ratio(found, 'attn_lrp', 'gradient'):.2f}", "<= 2"
+    yield "attn_lrp: milliseconds (pellucid, gradient)", ", ".join(f"{1000 * median(found, n):.0f}" for n in found), ""
+    peaks = [
+        peak_memory(functools.partial(_with_references, library, count))
+        for library, count in (("pellucid", 400), ("pellucid", 50), ("captum", 400))
+    ]
+    yield "DeepLiftShap, extra peak memory (400 references, 50, captum 400)", ", ".join(f"{p / 2**20:.0f} MiB" for p in peaks), "bounded"
+
+
+def _with_references(library: str, count: int) -> Work:
+    module = captum.attr if library == "captum" else pellucid.captum.attr
+    method = module.DeepLiftShap(models.resnet18(shared=False))
+    references = torch.randn(count, 3, 32, 32)
+    return lambda: method.attribute(torch.randn(1, 3, 32, 32), references, target=3)
+
+
 def tolerance() -> Iterator[Row]:
     """Integrated gradients to a tolerance; small CNNs on handwritten digits in float32, 48 held-out images, median relative L2 error."""
     for activation in (torch.nn.ReLU, torch.nn.GELU):
@@ -184,5 +220,6 @@ CASES: dict[str, Callable[[], Iterator[Row]]] = {
     "overhead": overhead,
     "targets": targets,
     "inside": inside,
+    "rules": rules,
     "tolerance": tolerance,
 }

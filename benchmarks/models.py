@@ -10,28 +10,29 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Two convolutions around a shortcut, as in He et al. 2016."""
+    """Two convolutions around a shortcut, as in He et al. 2016; one ReLU used twice in place, or two that are not."""
 
-    def __init__(self, before: int, after: int, stride: int) -> None:
+    def __init__(self, before: int, after: int, stride: int, shared: bool = True) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
         self.second, self.other = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = nn.ReLU(inplace=shared)
+        self.last = self.relu if shared else nn.ReLU()
         same = stride == 1 and before == after
         self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.other(self.second(self.relu(self.norm(self.first(x)))))
-        return self.relu(y + self.shortcut(x))
+        return self.last(y + self.shortcut(x))
 
 
-def resnet18(classes: int = 1000) -> nn.Module:
-    """The ResNet-18 shape, in eval mode."""
+def resnet18(classes: int = 1000, shared: bool = True) -> nn.Module:
+    """The ResNet-18 shape, in eval mode; `shared`: each block uses one ReLU twice, as is usual and as Captum's DeepLift refuses."""
     torch.manual_seed(0)
     widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
-    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=shared), nn.MaxPool2d(3, 2, 1)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)]
-    return nn.Sequential(*stem, *(Block(*width) for width in widths), *head).eval()
+    return nn.Sequential(*stem, *(Block(*width, shared) for width in widths), *head).eval()
 
 
 def mlp(*widths: int) -> nn.Module:
@@ -41,6 +42,22 @@ def mlp(*widths: int) -> nn.Module:
     for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).eval()
+
+
+class Bert(nn.Module):
+    """The BERT shape with six layers, from embeddings to logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertForSequenceClassification
+
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
+        self.bert = BertForSequenceClassification(BertConfig(vocab_size=100, **sizes)).eval()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.bert(inputs_embeds=embeddings).logits
+        return logits
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from .inputs import Tensors
 from .inside import Layer, Look, Place, look, neuron_of, placed
 from .lean import Lean, Recorder, can_be_lean, shaped
 from .line import Line
-from .memory import USUAL_GROWTH, budget, bytes_of, bytes_per_example, is_out, release, rows_within
+from .memory import USUAL_GROWTH, Forward, budget, bytes_of, bytes_per_example, is_out, release, rows_within
 from .model import undisturbed
 from .progress import Bar
 from .view import InputView, View, back, gradients, leaves_at, stacked
@@ -98,6 +98,7 @@ class Run:
     calls: int = 0
     alone: bool = False
     lean: Lean | None = None
+    seen: tuple[View, Tensor] | None = None
 
     def output(self, view: InputView) -> Any:
         """Whatever the model returns for the features."""
@@ -109,7 +110,9 @@ class Run:
         """Where layers are, what they hold for the features, and the scores."""
         self.count(view.features)
         with undisturbed(view.roots):
-            return look(view, layers, of_input)
+            seen = look(view, layers, of_input)
+        self.seen = view, seen.scores.detach()
+        return seen
 
     def checks(self) -> Iterator[Check]:
         """What was noticed about the model while it ran."""
@@ -182,7 +185,7 @@ class Run:
 
     def _settled(self, view: View, other: Tensors, count: int) -> Ends:
         """`other` may be several copies of the batch, one after another; `there` then has as many."""
-        alone, _ = self.score(view, view.features)
+        alone = self.seen[1] if self.seen is not None and self.seen[0] is view else self.score(view, view.features)[0]
         if view.at_once is None:
             # The features come last: what refers to examples by number (edges) is right for the first copy in any case.
             pair = tuple(torch.cat(ends) for ends in zip(other, view.features, strict=True))
@@ -231,20 +234,25 @@ class Run:
                 raise
             return None  # the model itself refuses this reading
 
-    def each(self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str) -> None:
-        """All steps of all examples, in blocks as large as the limit allows; the limit halves when memory ends."""
+    def each(
+        self, view: View, count: int, points: Points, verb: Verb, keep: Callable[[Part], None], label: str, forward: Forward | None = None
+    ) -> None:
+        """All steps of all examples, in blocks as large as the limit allows; the limit halves when memory ends.
+
+        `forward` is how the verb goes forward, where it keeps less of the graph than a score does.
+        """
         try:
             with undisturbed(view.roots), Bar(count * view.size, label, self.progress) as bar:
-                work = _Work(points, verb, keep, self._rows(view))
+                work = _Work(points, verb, keep, self._rows(view, forward))
                 for done in work.all(view, slice(0, view.size), slice(0, count)):
                     bar.update(done)
         except (RuntimeError, MemoryError) as error:
             if view.at_once is not None or not is_out(error):
                 raise
             release()  # one call for all examples was too much, and whether they can be divided is not known yet
-            self.each(self._divided(view), count, points, verb, keep, label)
+            self.each(self._divided(view), count, points, verb, keep, label, forward)
 
-    def _rows(self, view: View) -> int:
+    def _rows(self, view: View, forward: Forward | None = None) -> int:
         """Examples per call."""
         if self.at_most is not None:
             return max(1, self.at_most)
@@ -252,7 +260,7 @@ class Run:
             return view.size
         if not view.at_once:
             return 1
-        return rows_within(view, self.count)
+        return rows_within(view, self.count, forward)
 
     def score(self, view: View, points: Tensors) -> tuple[Tensor, Tensors]:
         self.count(points)

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from .inputs import Tensors
 from .view import View
 
-__all__ = ["CPU_BUDGET", "USUAL_GROWTH", "Peak", "budget", "bytes_of", "bytes_per_example", "is_out", "release", "rows_within"]
+__all__ = ["CPU_BUDGET", "USUAL_GROWTH", "Forward", "Peak", "budget", "bytes_of", "bytes_per_example", "is_out", "release", "rows_within"]
 
 # Activations of one call on a CPU. Larger calls are no faster (measured: the page on speed), but of large examples
 # at least a few should share one.
@@ -80,15 +80,16 @@ def budget(device: torch.device) -> int:
 
 
 Passed = Callable[[Tensors], None]
+Forward = Callable[[View], object]
 
 
 def ignored(points: Tensors) -> None:
     """Nobody counts."""
 
 
-def rows_within(view: View, passed: Passed = ignored) -> int:
-    """How many examples one call may hold."""
-    each, device = max(1, bytes_per_example(view, passed)), view.features[0].device
+def rows_within(view: View, passed: Passed = ignored, forward: Forward | None = None) -> int:
+    """How many examples one call may hold; `forward` is what is done with their view, to score it by default."""
+    each, device = max(1, bytes_per_example(view, passed, forward)), view.features[0].device
     few = min(CPU_FEW, CPU_BUDGET_OF_FEW // each) if device.type != "cuda" else 1
     return max(1, few, budget(device) // each)
 
@@ -96,20 +97,22 @@ def rows_within(view: View, passed: Passed = ignored) -> int:
 _measured: WeakKeyDictionary[Any, dict[Any, int]] = WeakKeyDictionary()
 
 
-def bytes_per_example(view: View, passed: Passed = ignored) -> int:
+def bytes_per_example(view: View, passed: Passed = ignored, forward: Forward | None = None) -> int:
     """Bytes that one example costs in a call: its input thrice, and the activations that its gradient would need.
 
     `passed` hears of the pass that measures, which each model needs once for each shape.
     """
     one = view.examples(slice(0, 1))
+    if forward is not None:
+        return 3 * bytes_of(one.features) + _saved_bytes(one, passed, forward)
     key = tuple((tuple(f.shape), f.dtype, f.device) for f in one.features)
     known = _measured.setdefault(view.roots[0], {}) if view.roots else {}
     if key not in known:
-        known[key] = 3 * bytes_of(one.features) + _saved_bytes(one, passed)
+        known[key] = 3 * bytes_of(one.features) + _saved_bytes(one, passed, _scored)
     return known[key]
 
 
-def _saved_bytes(one: View, passed: Passed) -> int:
+def _saved_bytes(one: View, passed: Passed, forward: Forward) -> int:
     """The bytes of what autograd keeps for the gradient of one example, without what belongs to the model."""
     if not all(f.is_floating_point() for f in one.features):
         return sum(f.numel() for f in one.features) * BYTES_PER_TOKEN
@@ -126,7 +129,7 @@ def _saved_bytes(one: View, passed: Passed) -> int:
 
     passed(one.features)
     try:
-        _kept(one, pack)
+        _kept(one, pack, forward)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         if is_out(error):
             raise
@@ -134,11 +137,15 @@ def _saved_bytes(one: View, passed: Passed) -> int:
     return sum(kept.values())
 
 
-def _kept(one: View, pack: Callable[[Tensor], Tensor]) -> None:
+def _scored(one: View) -> None:
+    one.score(tuple(f.clone().requires_grad_() for f in one.features))
+
+
+def _kept(one: View, pack: Callable[[Tensor], Tensor], forward: Forward) -> None:
     with (
         warnings.catch_warnings(action="ignore"),  # what a user would hear in a real pass, they hear there
         torch.inference_mode(False),
         torch.enable_grad(),
         saved_tensors_hooks(pack, lambda tensor: tensor),
     ):
-        one.score(tuple(f.clone().requires_grad_() for f in one.features))
+        forward(one)

@@ -85,14 +85,16 @@ def _feature_ablation(asked: Asked, *, feature_mask: Tensor | Sequence[Tensor | 
     return feature_ablation(asked.view, expanded(features, asked.baselines), groups_of(features, feature_mask), asked.run)
 
 
-def _deeplift(asked: Asked, *, multiply: bool = True) -> Found:
+def _deeplift(asked: Asked, *, rule: str = "rescale", multiply: bool = True) -> Found:
     view: Any = asked.view
-    return deeplift(view, expanded(view.features, asked.baselines), differences if multiply else multipliers, run=asked.run)
+    baselines = expanded(view.features, asked.baselines)
+    return deeplift(view, baselines, differences if multiply else multipliers, rule=rule, run=asked.run)
 
 
-def _deeplift_shap(asked: Asked, *, multiply: bool = True) -> Found:
+def _deeplift_shap(asked: Asked, *, rule: str = "rescale", multiply: bool = True) -> Found:
     view: Any = asked.view
-    return deeplift_shap(view, draws(view.features, asked.baselines), differences if multiply else multipliers, run=asked.run)
+    references = draws(view.features, asked.baselines)
+    return deeplift_shap(view, references, differences if multiply else multipliers, rule=rule, run=asked.run)
 
 
 def _lrp(asked: Asked, *, composite: str | Sequence[Any] = "epsilon", eps: float = 1e-9) -> Found:

@@ -149,22 +149,27 @@ def leaves_at(points: Tensors) -> Tensors:
     return tuple((p.clone() if p.is_inference() else p.detach()).requires_grad_() for p in points)
 
 
-def back(scores: Tensor, leaves: Tensors) -> Tensors:
-    """The gradients of every target's scores `(targets, rows)`, `(targets, rows, ...)` for each of the leaves."""
+def back(scores: Tensor, leaves: Tensors, apart: bool = False) -> Tensors:
+    """The gradients of every target's scores `(targets, rows)`, `(targets, rows, ...)` for each of the leaves.
+
+    Several targets go back together, unless they are to go `apart` or cannot.
+    """
     totals = scores.sum(1)
     if not totals.requires_grad:  # the score is a constant: nothing it was made of depends on the features
         return tuple(torch.zeros(len(totals), *leaf.shape).to(leaf) for leaf in leaves)
     if len(totals) == 1:
         found = torch.autograd.grad(totals.sum(), leaves, allow_unused=True, materialize_grads=True)
         return tuple(g.unsqueeze(0) for g in found)
-    try:
-        # torch.func's vmap folds targets into the batch of every operation; `is_grads_batched` loops inside convolutions.
-        each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
-        together: Tensors = torch.func.vmap(lambda weights: _grad(totals, leaves, weights))(each)
-        return together
-    except RuntimeError:  # an operation of the model has no batched backward
-        each_found = [_grad(total, leaves) for total in totals]
-        return tuple(torch.stack(parts) for parts in zip(*each_found, strict=True))
+    if not apart:
+        try:
+            # torch.func's vmap folds targets into the batch of every operation; `is_grads_batched` loops inside convolutions.
+            each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
+            together: Tensors = torch.func.vmap(lambda weights: _grad(totals, leaves, weights))(each)
+            return together
+        except RuntimeError:  # an operation of the model has no batched backward
+            pass
+    each_found = [_grad(total, leaves) for total in totals]
+    return tuple(torch.stack(parts) for parts in zip(*each_found, strict=True))
 
 
 def _grad(outputs: Tensor, leaves: Tensors, weights: Tensor | None = None) -> Tensors:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..batch import Ends, Part, Run, Sum
 from ..explanation import Found, Pooling
 from ..inputs import Tensors, accurate, differentiable
-from ..inside import Layer, Place
+from ..inside import Layer, Place, look
 from ..model import undisturbed
 from ..view import InputView, View
 from .paths import line
@@ -145,7 +145,11 @@ def _along(view: InputView, place: Place, starts: Tensors, nodes: Tensor, add: C
         seen = run.inside(block, place, points=points)
         return seen.scores, (*seen.gradients, *(t[None] for t in seen.activations))
 
-    run.each(ends.view, len(nodes), line(starts, deltas, nodes), verb, add, label)
+    def forward(one: View) -> object:
+        assert isinstance(one, InputView)
+        return look(one, place, graph=True)
+
+    run.each(ends.view, len(nodes), line(starts, deltas, nodes), verb, add, label, forward)
     return ends
 
 

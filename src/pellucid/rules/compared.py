@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..batch import Part, Run, Sum
+from ..errors import OptionError
 from ..explanation import Check, Found
 from ..inputs import Tensors, accurate, differentiable, joined
 from ..inside import Place
 from ..view import InputView, View
 from .engine import OtherWay, Ruled, Ruling
 from .passes import Seen, refuse_hidden, ruled_pass, taped_pass
+from .reveal import revealing
 from .rewrites import REWRITES, gated
 from .secants import BILINEAR, CONVOLUTIONS, SECANTS, averaged
 from .spellings import MOVES, SUMS
@@ -42,9 +44,14 @@ def multipliers(multiplied: Tensors, features: Tensors, references: Tensors) -> 
 
 
 def deeplift(
-    view: InputView, baselines: Tensors, attribute: Attribute = differences, place: Place | None = None, run: Run | None = None
+    view: InputView,
+    baselines: Tensors,
+    attribute: Attribute = differences,
+    place: Place | None = None,
+    rule: str = "rescale",
+    run: Run | None = None,
 ) -> Found:
-    """DeepLIFT (rescale): `(x - x0) * m`, the multipliers m chained from the secant of every operation between x0 and x.
+    """DeepLIFT: `(x - x0) * m`, the multipliers m chained from the secant of every operation between x0 and x.
 
     Every operation counts, however it is spelled: activations, products, max-pooling, normalisation, softmax, attention,
     recurrent cells; one without a closed form uses its averaged gradient, scaled to be complete.
@@ -56,6 +63,8 @@ def deeplift(
         baselines: `(B, ...)` per input. Where they are the same for all examples, one forward pass of one row serves all.
         attribute: what is made of multipliers, features and references.
         place: attribute to what the model holds there, compared with what it holds at the baselines.
+        rule: of activations behind weights: "rescale", or "reveal_cancel" (their equations 12 to 15), where what raises a unit and
+            what lowers it count apart.
 
     Raises:
         OptionError: parts whose operations cannot be seen. OtherWay: a model that runs other operations at the baselines.
@@ -69,11 +78,16 @@ def deeplift(
     """
     same = all(bool((b == b[:1]).all()) for b in baselines)
     references = tuple(b[:1] for b in baselines) if same else baselines
-    return _explained(view, _Pairs(references, not same, attribute, place, run or Run()), 1, baselines)
+    return _explained(view, _Pairs(references, not same, attribute, place, _ruling(rule), run or Run()), 1, baselines)
 
 
 def deeplift_shap(
-    view: InputView, references: Tensors, attribute: Attribute = differences, place: Place | None = None, run: Run | None = None
+    view: InputView,
+    references: Tensors,
+    attribute: Attribute = differences,
+    place: Place | None = None,
+    rule: str = "rescale",
+    run: Run | None = None,
 ) -> Found:
     """DeepLIFT averaged over a distribution of references, which approximates Shapley values (DeepSHAP).
 
@@ -89,7 +103,16 @@ def deeplift_shap(
     >>> bool(found.gap.abs().max() < 1e-5)
     True
     """
-    return _explained(view, _Pairs(references, False, attribute, place, run or Run()), len(references[0]), None)
+    return _explained(view, _Pairs(references, False, attribute, place, _ruling(rule), run or Run()), len(references[0]), None)
+
+
+def _ruling(rule: str) -> Ruling:
+    if rule not in RULES:
+        raise OptionError(f"rule {rule!r} is unknown; DeepLIFT's rules are {' and '.join(map(repr, RULES))}")
+    return RULES[rule](DEEPLIFT)
+
+
+RULES: dict[str, Callable[[Ruling], Ruling]] = {"rescale": lambda ruling: ruling, "reveal_cancel": revealing}
 
 
 @dataclass(eq=False)
@@ -104,6 +127,7 @@ class _Pairs:
     own: bool
     attribute: Attribute
     place: Place | None
+    ruling: Ruling
     run: Run
     sharing: bool = True
     complete: bool = True
@@ -120,12 +144,12 @@ class _Pairs:
             self.sharing = False
         copies = len(points[0]) // len(references[0])
         wide = references if self.own else tuple(r.repeat_interleave(copies, 0) for r in references)
-        taping = Ruled(DEEPLIFT, taping=True)
+        taping = Ruled(self.ruling, taping=True)
         there = taped_pass(self.run, view, wide, taping, self.place)
         return self._carried(view, points, taping, there, len(points[0]))
 
     def _shared(self, view: InputView, points: Tensors, references: Tensors) -> tuple[Tensor, Tensors] | None:
-        taping = Ruled(DEEPLIFT, taping=True)
+        taping = Ruled(self.ruling, taping=True)
         try:
             scores = self._once(view, references, taping)
             wide = tuple(r.repeat_interleave(view.size, 0) for r in references)
@@ -147,7 +171,7 @@ class _Pairs:
             return view.pick.at([*range(size)] * count).scores(output, count * size).detach()
 
     def _carried(self, view: InputView, points: Tensors, taping: Ruled, there: Seen, rows: int) -> tuple[Tensor, Tensors]:
-        mode = Ruled(DEEPLIFT, taping.tape, rows=(len(points[0]), rows))
+        mode = Ruled(self.ruling, taping.tape, rows=(len(points[0]), rows))
         here = ruled_pass(self.run, view, points, mode, self.place)
         self.unseen |= mode.unseen
         steps = differences(here.gradients, here.features, there.features)

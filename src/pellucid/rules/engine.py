@@ -130,6 +130,7 @@ class Ruling:
         graph: names whose rules use the operation's own gradient where it ran (`Op.pull`), which then costs no second run.
         places: whether rules want to know which module an operation belongs to.
         choose: the rule of an operation, before its name is looked up; None: by name.
+        apart: whether rules hand things to each other, so that several targets must go back one after another.
     """
 
     rules: Mapping[str, Rule]
@@ -141,6 +142,7 @@ class Ruling:
     graph: frozenset[str] = frozenset()
     places: bool = False
     choose: Callable[[Op], Rule | None] | None = None
+    apart: bool = False
 
     def of(self, name: str, active: int) -> Rule | None:
         """The rule of an operation by its name; None: autograd's own."""

@@ -37,7 +37,8 @@ def ruled_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
             scores = view.score(leaves) if seen is None else seen.scores
         mode.finished()
         mode.unseen |= unseen_in(scores)
-        found = back(scores * scores.detach() if relevance else scores, leaves if seen is None else seen.held)
+        seeded = scores * scores.detach() if relevance else scores
+        found = back(seeded, leaves if seen is None else seen.held, mode.ruling.apart)
     run.backwards += len(points[0]) * len(scores)
     if seen is None:
         return Seen(scores.detach(), found, points)

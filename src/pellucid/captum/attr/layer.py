@@ -49,9 +49,8 @@ class InternalAttribution(Attribution):
         super().__init__(forward_func)
         self.layer, self.device_ids = layer, device_ids
 
-    def _place(self, view: InputView, of_input: bool) -> Place:
-        with undisturbed(view.roots):
-            return look(view, self.layer, of_input).place
+    def _place(self, view: InputView, of_input: bool, run: Run | None = None) -> Place:
+        return (run or Run()).place(view, self.layer, of_input).place
 
     def _answer(self, view: InputView, place: Place, found: Found) -> Any:
         """As Captum returns it: a tensor, a tuple where the layer holds several, a list of these for a list of layers."""
@@ -192,8 +191,9 @@ class LayerConductance(LayerAttribution, GradientAttribution):
     ) -> Any:
         """Attributions of the layer's shape, with `(B,)` deltas if asked for."""
         view = self._view(inputs, target, additional_forward_args)
-        place, starts = self._place(view, attribute_to_layer_input), expanded(view.features, baselines)
-        found = layer_conductance(view, place, starts, n_steps, method, Run(internal_batch_size))
+        run = Run(internal_batch_size)
+        place, starts = self._place(view, attribute_to_layer_input, run), expanded(view.features, baselines)
+        found = layer_conductance(view, place, starts, n_steps, method, run)
         delta = found.difference[0] if return_convergence_delta else None
         return with_delta(self._answer(view, place, found), delta, return_convergence_delta)
 
@@ -227,8 +227,9 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
     ) -> Any:
         """Attributions of the layer's shape."""
         view = self._view(inputs, target, additional_forward_args)
-        place, starts = self._place(view, attribute_to_layer_input), expanded(view.features, baselines)
-        found = internal_influence(view, place, starts, n_steps, method, Run(internal_batch_size))
+        run = Run(internal_batch_size)
+        place, starts = self._place(view, attribute_to_layer_input, run), expanded(view.features, baselines)
+        found = internal_influence(view, place, starts, n_steps, method, run)
         return self._answer(view, place, found)
 
 
