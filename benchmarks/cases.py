@@ -137,7 +137,7 @@ def inside() -> Iterator[Row]:
 
 
 def rules() -> Iterator[Row]:
-    """DeepLIFT and guided backpropagation, ResNet-18 shape at 112 x 112, four images; AttnLRP, BERT shape with six layers, 4 x 64 tokens."""
+    """DeepLIFT and guided backpropagation, ResNet-18 shape, four images of 112 x 112; AttnLRP, a six-layer BERT shape, 4 x 64 tokens."""
     usual, apart, x = models.resnet18(), models.resnet18(shared=False), torch.randn(4, 3, 112, 112)
     gradient = functools.partial(_bare, usual, x, 1, 1)
     for name in ("DeepLift", "GuidedBackprop"):

@@ -60,9 +60,13 @@ class Sum:
     totals: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, index: int, examples: slice, value: Tensor) -> None:
-        """Add `(T, b, ...)` to the sum of that number."""
-        if value.shape[1] == self.size and index not in self.totals:
+        """Add `(T, b, ...)` to the sum of that number; `(T, 1, ...)` of what all examples have together."""
+        together = value.shape[1] != examples.stop - examples.start
+        if index not in self.totals and (together or value.shape[1] == self.size):
             self.totals[index] = value
+            return
+        if together:
+            self.totals[index] = self.totals[index] + value
             return
         if index not in self.totals:
             self.totals[index] = value.new_zeros(len(value), self.size, *value.shape[2:])

@@ -1,4 +1,4 @@
-"""What can go wrong, in one tree.
+"""What can go wrong, in one tree::
 
     PellucidError
     ├── InputError          inputs, baselines, masks or extra arguments that do not fit    (ValueError)

@@ -155,8 +155,9 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     if name not in WITHOUT_GRADIENT and (question.layer is None or question.neuron is not None):
         differentiable(view.features)
     witness = _Witness(view.call.model, view.features)
+    view = replace(view, call=replace(view.call, model=witness))
     guess = _guess(view, question, run)
-    whole = replace(view, pick=guess.pick, call=replace(view.call, model=witness))
+    whole = replace(view, pick=guess.pick)
     view, baselines, where = _inside(whole, question, name, run)
     found = method(Asked(view, baselines, question.seed, run, question.layer, question.of_input), **options)
     output = None if question.neuron is not None else run.output(whole) if witness.output is None else witness.output
@@ -197,20 +198,22 @@ def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, c
 
 
 class _Witness:
-    """The model; its first output is remembered, if that is for the features themselves, so that predictions cost no pass."""
+    """The model; its output for the features is remembered, if it comes early, so that predictions cost no pass."""
+
+    EARLY = 3
 
     def __init__(self, model: Callable[..., Any], features: Tensors) -> None:
         self._model, self._features = model, features
-        self._first = True
+        self._left = self.EARLY
         self.output: Any = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        points, wanted = args[: len(self._features)], self._first
+        points, wanted = args[: len(self._features)], self._left > 0
         wanted = wanted and all(p.shape == f.shape and torch.equal(p, f) for p, f in zip(points, self._features, strict=True))
-        self._first = False
+        self._left -= 1
         output = self._model(*args, **kwargs)
         if wanted:
-            self.output = output.detach() if isinstance(output, Tensor) else output
+            self.output, self._left = output.detach() if isinstance(output, Tensor) else output, 0
         return output
 
 

@@ -17,6 +17,7 @@ from .. import zoo
 from ..errors import MissingExtra, OptionError
 from ..explain import explain
 from ..explanation import Explanation
+from ..methods import MAPS
 from ..show import Section
 from ..task import Sample, Task
 from .blame import blaming, blaming_the_model
@@ -85,8 +86,10 @@ def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int |
         sample = task.prepare(raw)
     if not isinstance(sample, Sample):
         raise OptionError(f"the task's prepare returned {type(sample).__name__}; it must return a pellucid.Sample")
-    if method == "feature_ablation" and task.kind in PIECES:
+    at_layer = "layer" in options and "neuron" not in options and method not in MAPS
+    if method == "feature_ablation" and task.kind in PIECES and not at_layer:
         options.setdefault("feature_mask", tuple(PIECES[task.kind](x) for x in sample.inputs))
+    drawn: dict[str, Any] = {} if at_layer else {"names": sample.names, "kind": task.kind, "picture": sample.picture}
     with blaming_the_model():
         return explain(
             task.model,
@@ -96,10 +99,8 @@ def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int |
             baselines=sample.baselines,
             kwargs=sample.keywords,
             classes=task.classes,
-            names=sample.names,
-            kind=task.kind,
-            picture=sample.picture,
             seed=seed,
+            **drawn,
             **options,
         )
 

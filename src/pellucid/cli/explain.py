@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
-from ..methods import METHODS, find, kinds_of
+from ..methods import MAPS, METHODS, find, kinds_of
 from ..show import Section
 from .demo import explained
 from .output import folder, summary, write
@@ -33,6 +33,10 @@ def explain(
     ] = None,
     classes: Annotated[str | None, typer.Option(help="The classes' names, separated by commas.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize an image to.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Explain what a layer holds instead of the inputs: its name; needed by class activation maps.")
+    ] = None,
+    neuron: Annotated[str | None, typer.Option(help="Explain a unit of that layer instead of an output: 3, or 2,1,1.")] = None,
     row: Annotated[int, typer.Option(min=0, help="Which row of a table.")] = 0,
     seed: Annotated[int, typer.Option(help="For random methods.")] = 0,
     strict: Annotated[
@@ -45,13 +49,14 @@ def explain(
     console = Console()
     methods = list(dict.fromkeys(find(name, {})[0] for name in method or ["saliency", "integrated_gradients", "feature_ablation"]))
     options = _options(option or [], methods)
+    place = _place(layer, neuron)
     raw = read(file, row)
     task = task_of(model, kind_of(file), _size(size), _names(classes))
     folder(out)
     explanations = []
     for name in methods:
         with console.status(f"{name} ..."):
-            explanations.append(explained(task, raw, name, target, seed, strict=strict, **options[name]))
+            explanations.append(explained(task, raw, name, target, seed, strict=strict, **place, **options[name]))
     sections = [Section(file.name, f"Model: {model}", explanations)]
     path = write(sections, out, f"{file.name}: why?", "")
     if save:
@@ -59,6 +64,15 @@ def explain(
             explanation.save(out / f"{explanation.method}.safetensors")
     summary(sections, console)
     console.print(f"The page: [bold]{escape(str(path))}[/] (pictures beside it)", soft_wrap=True)
+
+
+def _place(layer: str | None, neuron: str | None) -> dict[str, Any]:
+    if neuron is None:
+        return {} if layer is None else {"layer": layer}
+    if re.fullmatch(r"-?\d+(,-?\d+)*", neuron.replace(" ", "")) is None:
+        raise OptionError(f"--neuron is {neuron!r}; give the unit's index in one example, such as 3 or 2,1,1")
+    index = tuple(int(part) for part in neuron.split(","))
+    return {"layer": layer, "neuron": index[0] if len(index) == 1 else index}
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
@@ -80,7 +94,7 @@ def _names(classes: str | None) -> tuple[str, ...]:
 def _options(given: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
     """Each method's share of the options; one that no method has is refused."""
     pairs = dict(_pair(text) for text in given)
-    takes = {name: [p for p in inspect.signature(METHODS[name]).parameters if p != "asked"] for name in methods}
+    takes = {name: [p for p in inspect.signature((METHODS | MAPS)[name]).parameters if p != "asked"] for name in methods}
     for option in pairs:
         if not any(option in names for names in takes.values()):
             raise OptionError(f"{', '.join(methods)}: there is no option {option!r}; `pellucid methods` lists the options of each method")

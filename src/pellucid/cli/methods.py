@@ -7,7 +7,7 @@ import inspect
 from rich.console import Console
 from rich.table import Table
 
-from ..methods import METHODS, WITHOUT_GRADIENT
+from ..methods import MAPS, METHODS, WITHOUT_GRADIENT
 
 __all__ = ["methods"]
 
@@ -15,8 +15,9 @@ __all__ = ["methods"]
 def methods() -> None:
     """List the methods, what each needs, and its options with their defaults."""
     table = Table("method", "needs", "options (--option NAME=VALUE)")
-    for name, method in METHODS.items():
+    for name, method in (METHODS | MAPS).items():
         parameters = [p for p in inspect.signature(method).parameters.values() if p.name != "asked"]
         options = ", ".join(f"{p.name}={p.default}" for p in parameters)
-        table.add_row(name, "outputs" if name in WITHOUT_GRADIENT else "gradients", options)
+        needs = "outputs" if name in WITHOUT_GRADIENT else "gradients"
+        table.add_row(name, f"{needs}, --layer" if name in MAPS else needs, options)
     Console().print(table)

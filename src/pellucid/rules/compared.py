@@ -24,7 +24,9 @@ from .spellings import MOVES, SUMS
 
 __all__ = ["DEEPLIFT", "Attribute", "deeplift", "deeplift_shap", "differences", "multipliers"]
 
-DEEPLIFT = Ruling(SECANTS, {**REWRITES, **gated(torch.sigmoid)}, MOVES | SUMS, frozenset(BILINEAR + CONVOLUTIONS), averaged)
+DEEPLIFT = Ruling(
+    SECANTS, {**REWRITES, **gated(torch.sigmoid)}, MOVES | SUMS, frozenset(BILINEAR + CONVOLUTIONS), frozenset({"mul"}), averaged
+)
 
 # (multipliers (T, rows, ...), features (rows, ...), reference features (rows, ...)) -> attributions (T, rows, ...)
 Attribute = Callable[[Tensors, Tensors, Tensors], Tensors]

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..errors import InputError, OptionError
-from .spellings import changed_by, spelled
+from .spellings import changed_by, reads, spelled
 
 __all__ = ["Grads", "Op", "OtherWay", "Rule", "Ruled", "Ruling", "Tape", "fitted"]
 
@@ -50,6 +50,7 @@ class Op:
         args, kwargs: all of its arguments, as it was called, without the floating-point tensors.
         parents: the nodes of autograd's graph that its inputs came from.
         module: the innermost module that called it, if that was asked for.
+        place: words for the module that ran the first operation of this name.
         graph: `outputs` with their graph back to `leaves`, where the rules want the operation's own gradient.
     """
 
@@ -63,6 +64,7 @@ class Op:
     parents: tuple[Any, ...] = ()
     module: nn.Module | None = None
     graph: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None = None
+    place: str = ""
     reference: Op | None = None
 
     @property
@@ -122,9 +124,10 @@ class Ruling:
 
     Attributes:
         rules: by name.
-        rewrites: other code for an operation, whose own operations are watched in turn.
+        rewrites: other code for an operation, whose own operations are watched in turn; `NotImplemented`: not in this case.
         native: names whose own gradient is right.
         alone: names whose own gradient is right where only one tensor is active (`mul`, `matmul`).
+        masked: those of them that have a rule nevertheless where another tensor, no parameter, takes part: it may be a mask.
         default: the rule of any other name.
         by_output: names whose rules do not read the inputs, which then need no copy before work in place.
         graph: names whose rules use the operation's own gradient where it ran (`Op.pull`), which then costs no second run.
@@ -137,6 +140,7 @@ class Ruling:
     rewrites: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     native: frozenset[str] = frozenset()
     alone: frozenset[str] = frozenset()
+    masked: frozenset[str] = frozenset()
     default: Rule | None = None
     by_output: frozenset[str] = frozenset()
     graph: frozenset[str] = frozenset()
@@ -144,9 +148,14 @@ class Ruling:
     choose: Callable[[Op], Rule | None] | None = None
     apart: bool = False
 
-    def of(self, name: str, active: int) -> Rule | None:
-        """The rule of an operation by its name; None: autograd's own."""
-        if active == 1 and name in self.alone:
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """Names of which nothing is to be done."""
+        return self.native - set(self.rules) - set(self.rewrites)
+
+    def of(self, name: str, active: int, others: bool) -> Rule | None:
+        """The rule of an operation by its name; None: autograd's own. `others`: whether other tensors may change with the inputs."""
+        if active == 1 and name in self.alone and not (others and name in self.masked):
             return None
         found = self.rules.get(name)
         return found if found is not None or name in self.native else self.default
@@ -212,25 +221,31 @@ class Ruled(TorchFunctionMode):
     def finished(self) -> None:
         """Refuse a run that was shorter than that at the reference."""
         if self._reference is not None and (left := next(self._reference, None)) is not None:
-            raise OtherWay(_other_way(left.name, "nothing more"))
+            raise OtherWay(_other_way("nothing more", f"{left.name!r} with shape {tuple(left.output.shape)}"))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         spelling = spelled(func)
+        if any(isinstance(a, nn.Parameter) and a.requires_grad for a in args) and not reads(func):
+            # Parameters that nobody froze: what is made of them does not depend on the features.
+            args, kwargs = pytree.tree_map_only(nn.Parameter, Tensor.detach, (args, kwargs))
         changed = changed_by(spelling, args, kwargs)
         if changed is not None:
             self._save(changed)
         name, ruling = spelling.name, self.ruling
-        if self.resting or (name in ruling.native and name not in ruling.rules) or not torch.is_grad_enabled():
+        if self.resting or name in ruling.plain or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
         active = sum(leaves[i].requires_grad and not isinstance(leaves[i], nn.Parameter) for i in places)
         if not active:
+            _refuse_vmap(name, leaves)
             return func(*args, **kwargs)
         if name in ruling.rewrites and name not in self._rewriting:
-            return self._rewritten(name, args, kwargs, changed)
-        rule = ruling.of(name, active)
+            result = self._rewritten(name, args, kwargs, changed)
+            if result is not NotImplemented:
+                return result
+        rule = ruling.of(name, active, sum(isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) for leaf in leaves) > 1)
         return func(*args, **kwargs) if rule is None else self._ruled(name, rule, func, leaves, spec, places, changed)
 
     def _rewritten(self, name: str, args: Any, kwargs: Any, changed: Tensor | None) -> Any:
@@ -241,11 +256,13 @@ class Ruled(TorchFunctionMode):
                 result = self.ruling.rewrites[name](*args, **kwargs)
         finally:
             self._rewriting.pop()
-        return result if changed is None else changed.copy_(result)
+        if result is NotImplemented or changed is None:
+            return result
+        self._save(changed)  # the rewrite's own operations hold it too
+        return changed.copy_(result)
 
     def _ruled(self, name: str, rule: Rule, func: Any, leaves: list[Any], spec: Any, places: list[int], changed: Tensor | None) -> Any:
         inputs = [leaves[i] for i in places]
-        _refuse_vmap(name, inputs)
         active = tuple(t.requires_grad and not isinstance(t, nn.Parameter) for t in inputs)
         parents = tuple(t.grad_fn if a else None for t, a in zip(inputs, active, strict=True))
         for i in places:  # an operation that held what comes out of it would never be freed
@@ -276,6 +293,7 @@ class Ruled(TorchFunctionMode):
         if self.ruling.places or name not in self.met:
             op.module = _module()
             self.met.setdefault(name, _place(op.module))
+        op.place = self.met[name]
         self._pair(op)
         rule = (self.ruling.choose(op) if self.ruling.choose is not None else None) or rule
         if self.taping:
@@ -342,12 +360,19 @@ def _function(func: Any, leaves: list[Any], spec: Any, places: list[int], change
     return run
 
 
-def _refuse_vmap(name: str, inputs: Sequence[Tensor]) -> None:
-    if any(torch._C._functorch.is_batchedtensor(t) for t in inputs):
+def _refuse_vmap(name: str, leaves: Sequence[Any]) -> None:
+    batched = [t for t in leaves if isinstance(t, Tensor) and torch._C._functorch.is_batchedtensor(t)]
+    if any(_unwrapped(t).requires_grad for t in batched):
         raise OptionError(
             f"the model runs {name!r} inside torch.vmap, where its backward cannot get a rule; write it with a batch dimension, "
             "or use a method without rules, such as integrated_gradients"
         )
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while torch._C._functorch.is_batchedtensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _other_way(here: str, there: str) -> str:

@@ -24,8 +24,10 @@ __all__ = ["deconvolution", "guided_backprop", "guided_grad_cam"]
 RELUS = ("relu", "relu6", "threshold")
 # Rectifiers that let something through below zero, or bend smoothly: the rule of ReLU is extended to them, which is said.
 OTHER_RECTIFIERS = words("leaky_relu prelu rrelu elu celu selu gelu silu mish softplus hardswish")
-# Activations that are no rectifiers: neither paper says anything about them.
-SATURATING = words("tanh sigmoid hardtanh hardsigmoid logsigmoid softsign tanhshrink hardshrink softshrink")
+# No rectifiers, or only with some bounds: what they are is said, and they keep their own gradient.
+OTHERS = words(
+    "tanh sigmoid hardtanh hardsigmoid logsigmoid softsign tanhshrink hardshrink softshrink clamp maximum minimum where masked_fill abs"
+)
 
 
 def _guided(op: Op, grad: Tensor) -> Grads:
@@ -40,6 +42,11 @@ def _guided(op: Op, grad: Tensor) -> Grads:
 def _deconvolved(op: Op, grad: Tensor) -> Grads:
     """Where the gradient is positive, whatever the unit."""
     return tuple(grad.clamp(min=0) if active else None for active in op.active)
+
+
+def _cuts_at_zero(op: Op) -> bool:
+    """Whether a clamp is ReLU or ReLU6 by another name, as `nn.ReLU6` is a `hardtanh`."""
+    return op.argument(1, "min_val" if op.name == "hardtanh" else "min") == 0 and len(op.inputs) == 1
 
 
 def guided_backprop(view: InputView, place: Place | None = None, run: Run | None = None) -> Found:
@@ -108,43 +115,53 @@ def _backwards(view: InputView, rule: Rule, method: str, place: Place | None, ru
     features = differentiable(view.features)
     refuse_hidden(view.roots, method)
     met: dict[str, str] = {}
+    unseen: set[str] = set()
     found: list[Part] = []
 
-    def noted(op: Op, *grads: Tensor) -> Grads:
+    def other(op: Op, *grads: Tensor) -> Grads:
+        if op.name in ("hardtanh", "clamp") and _cuts_at_zero(op):
+            met["relu"] = ""
+            return rule(op, *grads)
+        met[op.name] = op.place
         return op.pull(*grads)
 
+    def rectifier(op: Op, *grads: Tensor) -> Grads:
+        met[op.name] = op.place
+        return rule(op, *grads)
+
     by_output = frozenset(("relu",) if rule is _guided else RELUS + OTHER_RECTIFIERS)
-    ruling = Ruling({**dict.fromkeys(RELUS + OTHER_RECTIFIERS, rule), **dict.fromkeys(SATURATING, noted)}, RECURRENT, by_output=by_output)
+    rules = {**dict.fromkeys(RELUS + OTHER_RECTIFIERS, rectifier), **dict.fromkeys(OTHERS, other)}
+    ruling = Ruling(rules, RECURRENT, by_output=by_output)
 
     def verb(block: View, points: Tensors, *_: object) -> tuple[Tensor, Tensors]:
         assert isinstance(block, InputView)
         mode = Ruled(ruling)
         seen = ruled_pass(run, block, points, mode, place)
-        met.update(mode.met)
-        met.update(dict.fromkeys(mode.unseen, ""))
+        unseen.update(mode.unseen)
         return seen.scores, seen.gradients
 
     run.each(run.ready(view, 1), 1, lambda examples, _: tuple(f[None, examples] for f in features), verb, found.append, method)
     values = tuple(torch.cat([x[:, 0] for x in parts], 1) for parts in zip(*(part.gradients for part in found), strict=True))
-    return Found(values, torch.cat([part.scores[:, 0] for part in found], 1), pooling="norm", checks=(_check(met, method),))
+    return Found(values, torch.cat([part.scores[:, 0] for part in found], 1), pooling="norm", checks=(_check(met, unseen, method),))
 
 
 # Recurrent cells hold rectifiers or none; the rest of an attention block is linear or a product, and keeps its own gradient.
 RECURRENT = {name: rewrite for name, rewrite in REWRITES.items() if name in ("rnn_relu", "rnn_relu_cell")}
 
 
-def _check(met: dict[str, str], method: str) -> Check:
+def _check(met: dict[str, str], unseen: set[str], method: str) -> Check:
     """Which operations got the rule, and which have none."""
     exact = [name for name in met if name in RELUS]
     extended = [name for name in met if name in OTHER_RECTIFIERS]
     without = sorted(set(met) - {*exact, *extended})
-    places = ", ".join(f"{name}{met[name]}" for name in without)
-    if not exact and not extended:
-        words = f"the model runs no rectifier, so this is its plain gradient{': ' + places + ' have no rule' if places else ''}"
-        return Check("rules", False, words, 0.0)
-    words = f"{method} ruled {', '.join(exact + extended)}"
+    words = (
+        f"{method} ruled {', '.join(exact + extended)}" if exact or extended else "the model runs no rectifier: this is its plain gradient"
+    )
     if extended:
         words += f"; for {', '.join(extended)} the rule of ReLU was extended"
     if without:
+        places = ", ".join(f"{name}{met[name]}" for name in without)
         words += f"; {places} have no rule in this method and kept their own gradient"
-    return Check("rules", True, words)
+    if unseen:
+        words += f"; {', '.join(sorted(unseen))} ran where operations cannot be seen, and have no rule"
+    return Check("rules", bool(exact or extended) and not unseen, words, float(len(exact + extended)))

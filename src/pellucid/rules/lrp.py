@@ -26,6 +26,7 @@ from .relevance import (
     TINY,
     WITH_WEIGHTS,
     alpha_beta,
+    applies,
     epsilon,
     flat,
     gamma,
@@ -49,11 +50,16 @@ __all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "lrp"]
 Pattern = nn.Module | type[nn.Module] | str | Callable[[Op], bool]
 Composite = Sequence[tuple[Pattern, Rule]]
 
+
+def _everywhere(rule: Rule) -> Composite:
+    return tuple((name, rule) for name in sorted(WITH_WEIGHTS))
+
+
 COMPOSITES: Mapping[str, Composite] = {
     "epsilon": (),
-    "z_plus": (("conv*", z_plus()), ("linear", z_plus()), ("addmm", z_plus())),
-    "gamma": (("conv*", gamma()), ("linear", gamma()), ("addmm", gamma())),
-    "alpha2_beta1": (("conv*", alpha_beta()), ("linear", alpha_beta()), ("addmm", alpha_beta())),
+    "z_plus": _everywhere(z_plus()),
+    "gamma": _everywhere(gamma()),
+    "alpha2_beta1": _everywhere(alpha_beta()),
     "epsilon_plus": (("conv*", z_plus()),),
     "epsilon_plus_flat": (("first", flat()), ("conv*", z_plus())),
     "epsilon_plus_w_square": (("first", w_square()), ("conv*", z_plus())),
@@ -71,13 +77,25 @@ def _constant(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return lambda input: function(input).detach()
 
 
+def _divided_into(input: Tensor, other: Any) -> Tensor:
+    scale: Tensor = other / input
+    return scale.detach()
+
+
+def _inverse_power(input: Tensor, exponent: Any) -> Any:
+    return torch.pow(input, exponent).detach() if isinstance(exponent, int | float) and exponent < 0 else NotImplemented
+
+
 # Normalisation is a scale: what it divides by, and what opens a gate, gets no relevance.
-LRP_REWRITES = {
+LRP_REWRITES: dict[str, Callable[..., Any]] = {
     **{name: rewrite for name, rewrite in REWRITES.items() if name not in ("div", "rdiv")},
     **gated(_constant(torch.sigmoid)),
     "rsqrt": _constant(torch.rsqrt),
     "reciprocal": _constant(torch.reciprocal),
+    "rdiv": _divided_into,
+    "pow": _inverse_power,
 }
+NORMS = ("var", "std", "norm", "linalg_norm", "linalg_vector_norm", "vector_norm")
 DROPOUTS = tuple(name for name in SUMS if "dropout" in name)
 PASSED = ("relu", "pow", "square", "sqrt", *IN_PIECES, *SMOOTH, *SCALE_FREE, *DROPOUTS)
 
@@ -93,8 +111,9 @@ def _ruling(eps: float) -> Ruling:
         "div": numerator,
         "rdiv": passed,
         **dict.fromkeys(("rsqrt", "reciprocal"), passed),  # what comes of it is made a constant
+        **dict.fromkeys(NORMS, _without_rule),  # what they scale treats them as constants
     }
-    native = frozenset({*MOVES, *POOLS} - {"round", "floor", "ceil", "trunc", "sign"})
+    native = frozenset({*MOVES, *POOLS})
     return Ruling(rules, LRP_REWRITES, native, default=_without_rule, graph=frozenset(names - set(DROPOUTS)) | {"div"})
 
 
@@ -150,7 +169,7 @@ def lrp(
     run.each(run.ready(view, 1), 1, lambda examples, _: tuple(f[None, examples] for f in features), verb, found.append, "lrp")
     values = tuple(torch.cat([x[:, 0] for x in parts], 1) for parts in zip(*(part.gradients for part in found), strict=True))
     scores = torch.cat([part.scores[:, 0] for part in found], 1)
-    return Found(values, scores, law="conservation", checks=(_check(odd),))
+    return Found(values, scores, law="conservation", checks=(_check(odd, named.passed_over),))
 
 
 def attn_lrp(view: InputView, eps: float = 1e-6, place: Place | None = None, run: Run | None = None) -> Found:
@@ -187,9 +206,14 @@ class _Choice:
 
     def __post_init__(self) -> None:
         self.names = {module: name for root in self.roots for name, module in root.named_modules()}
+        self.passed_over: set[str] = set()
 
     def __call__(self, op: Op) -> Rule | None:
-        return next((rule for pattern, rule in self.pairs if self._fits(pattern, op)), None)
+        rule = next((rule for pattern, rule in self.pairs if self._fits(pattern, op)), None)
+        if rule is None or applies(rule, op):
+            return rule
+        self.passed_over.add(op.name)
+        return None
 
     def _fits(self, pattern: Pattern, op: Op) -> bool:
         if isinstance(pattern, str):
@@ -249,8 +273,11 @@ def _as_one(layers: Sequence[nn.Module], mode: Ruled) -> Iterator[None]:
         yield
 
 
-def _check(odd: Mapping[str, str]) -> Check:
-    if not odd:
-        return Check("rules", True, "every operation had a rule")
-    places = ", ".join(f"{name}{where}" for name, where in sorted(odd.items()))
-    return Check("rules", False, f"{places}: no rule is known, so relevance was shared by the operation's own gradient", float(len(odd)))
+def _check(odd: Mapping[str, str], passed_over: set[str]) -> Check:
+    words = "every operation had a rule"
+    if odd:
+        places = ", ".join(f"{name}{where}" for name, where in sorted(odd.items()))
+        words = f"{places}: no rule is known, so relevance was shared by the operation's own gradient"
+    if passed_over:
+        words += f"; the composite's rule is for weights, and was passed over for {', '.join(sorted(passed_over))}"
+    return Check("rules", not odd, words, float(len(odd)) if odd else None)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from ..batch import Run
 from ..errors import OptionError
@@ -38,7 +39,13 @@ def ruled_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
         mode.finished()
         mode.unseen |= unseen_in(scores)
         seeded = scores * scores.detach() if relevance else scores
-        found = back(seeded, leaves if seen is None else seen.held, mode.ruling.apart)
+        try:
+            found = back(seeded, leaves if seen is None else seen.held, mode.ruling.apart)
+        except CheckpointError as error:
+            raise OptionError(
+                "the model runs parts again in the backward pass (torch.utils.checkpoint), where their operations cannot get rules; switch "
+                "checkpointing off, or use a method without rules, such as integrated_gradients"
+            ) from error
     run.backwards += len(points[0]) * len(scores)
     if seen is None:
         return Seen(scores.detach(), found, points)

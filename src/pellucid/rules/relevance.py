@@ -7,7 +7,7 @@ less what a bias or a stabiliser absorbs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .spellings import words
 
 __all__ = [
     "alpha_beta",
+    "applies",
     "epsilon",
     "flat",
     "gamma",
@@ -80,23 +81,40 @@ def passed(op: Op, *relevances: Tensor) -> Grads:
 
 
 def product(op: Op, *relevances: Tensor) -> Grads:
-    """The factors of a product get equal parts (Achtibat et al. 2024, propositions 3.2, 3.3).
+    """The factors of a product get equal parts (Achtibat et al. 2024, propositions 3.2, 3.3), an addend what it contributed.
 
     A factor that comes out of a sigmoid is a gate: what it lets through takes all (Arras et al. 2017, section 3).
     """
-    gates = tuple(a and _is_gate(parent) for a, parent in zip(op.active, op.parents, strict=True))
-    if any(gates) and sum(op.active) > sum(gates):
-        found = share(op, relevances, TINY)
-        return tuple(None if r is None else torch.zeros_like(r) if gate else r for r, gate in zip(found, gates, strict=True))
-    return share(op, relevances, TINY, parts=float(sum(op.active)))
+    addend = ADDENDS.get(op.name)
+    factors = [a and i != addend for i, a in enumerate(op.active)]
+    gates = [f and _is_gate(parent) for f, parent in zip(factors, op.parents, strict=True)]
+    gated = any(gates) and sum(factors) > sum(gates)
+    found = []
+    for i, r in enumerate(share(op, relevances, TINY)):
+        parts = 1 if not factors[i] or gated else sum(factors)
+        found.append(None if r is None else torch.zeros_like(r) if gated and gates[i] else r / parts)
+    return tuple(found)
 
 
-def _is_gate(parent: object) -> bool:
-    """Whether a tensor is the result of a sigmoid, but for its shape."""
-    while parent is not None and type(parent).__name__.rstrip("0123456789") in SHAPES:
-        parent = parent.next_functions[0][0]  # type: ignore[attr-defined]
-    op = getattr(parent, "op", None)
-    return isinstance(op, Op) and op.name in ("sigmoid", "hardsigmoid")
+# The place of what is added to a product.
+ADDENDS = {"addmm": 0, "addbmm": 0, "baddbmm": 0, "addmv": 0, "addr": 0, "linear": 2, "bilinear": 3}
+
+
+def _is_gate(parent: Any) -> bool:
+    """Whether a tensor is the result of a sigmoid, but for its shape, scale and distance from a constant."""
+    while parent is not None:
+        op = getattr(parent, "op", None)
+        if not isinstance(op, Op):
+            if type(parent).__name__.rstrip("0123456789") not in SHAPES:
+                return False
+            parent = parent.next_functions[0][0]
+        elif op.name in ("sigmoid", "hardsigmoid"):
+            return True
+        elif op.name in ("sub", "rsub", "neg", "mul", "div") and sum(op.active) == 1:
+            parent = op.parents[op.active.index(True)]
+        else:
+            return False
+    return False
 
 
 SHAPES = {f"{name}Backward" for name in words("View Unsafe_View Reshape ReshapeAlias Expand Permute Transpose Unsqueeze Squeeze Clone")}
@@ -136,22 +154,23 @@ def _kept(op: Op, relevance: Tensor) -> Tensor:
 
 
 class Weighted(NamedTuple):
-    """An operation `f(x, w) + b` that is linear in x and in w, as a function of these."""
+    """An operation `f(x, w) + b` that is linear in x and in w, as a function of these; `signs` of its own factors of w and b."""
 
     op: Op
     places: tuple[int, int, int | None]
+    signs: tuple[int, int] = (1, 1)
 
     @property
     def parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
         inputs, (x, w, b) = self.op.inputs, self.places
-        return inputs[x], inputs[w], None if b is None else inputs[b]
+        return inputs[x], self.signs[0] * inputs[w], None if b is None else self.signs[1] * inputs[b]
 
     def at(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> tuple[Tensor, ...]:
         """All inputs of the operation; without a bias, with zeros."""
         found = list(self.op.inputs)
-        found[self.places[0]], found[self.places[1]] = x, w
+        found[self.places[0]], found[self.places[1]] = x, self.signs[0] * w
         if self.places[2] is not None:
-            found[self.places[2]] = torch.zeros_like(found[self.places[2]]) if b is None else b
+            found[self.places[2]] = torch.zeros_like(found[self.places[2]]) if b is None else self.signs[1] * b
         return tuple(found)
 
     def run(self, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -169,13 +188,16 @@ class Weighted(NamedTuple):
 
 def weighted(op: Op) -> Weighted | None:
     """The operation as one with weights, if it is."""
-    if sum(op.active) != 1:
+    if sum(op.active) != 1 or op.name not in WITH_WEIGHTS or len(op.inputs) < 2:
         return None
-    first = {"addmm": 1, "addbmm": 1, "baddbmm": 1, "addmv": 2}.get(op.name, 0)
-    if op.active.index(True) != first or len(op.inputs) < first + 2 or op.name not in WITH_WEIGHTS:
-        return None
-    bias = 0 if first else 2 if len(op.inputs) > 2 else None
-    return Weighted(op, (first, first + 1, bias))
+    x = op.active.index(True)
+    if op.name == "matmul":
+        return Weighted(op, (x, 1 - x, None))
+    first = {"addmm": 1, "addbmm": 1, "baddbmm": 1}.get(op.name, 0)
+    if first:  # beta * b + alpha * x @ w
+        signs = [-1 if op.kwargs.get(name, 1) < 0 else 1 for name in ("alpha", "beta")]
+        return Weighted(op, (x, 3 - x, 0), (signs[0], signs[1])) if x else None
+    return Weighted(op, (0, 1, 2 if len(op.inputs) > 2 else None)) if x == 0 else None
 
 
 WITH_WEIGHTS = frozenset(
@@ -184,15 +206,20 @@ WITH_WEIGHTS = frozenset(
 
 
 def of_weights(make: Callable[[Weighted, Tensor], Tensor]) -> Rule:
-    """A rule for operations with weights; the others (sums, means, normalisation) share by epsilon."""
+    """A rule for operations with weights."""
 
     def rule(op: Op, *relevances: Tensor) -> Grads:
         layer = weighted(op)
-        if layer is None:
-            return share(op, relevances, TINY)
+        assert layer is not None
         return layer.back(make(layer, relevances[0]).to(layer.parts[0].dtype))
 
+    rule.of_weights = True  # type: ignore[attr-defined]
     return rule
+
+
+def applies(rule: Rule, op: Op) -> bool:
+    """Whether a rule is for such an operation: rules of weights are for operations with weights."""
+    return not getattr(rule, "of_weights", False) or weighted(op) is not None
 
 
 def gamma(g: float = 0.25, eps: float = EPSILON) -> Rule:

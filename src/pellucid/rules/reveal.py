@@ -6,6 +6,7 @@ autograd, from the unit's operation to that of its weights, as `pending`; autogr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -65,9 +66,8 @@ def revealing(ruling: Ruling) -> Ruling:
         **dict.fromkeys(WITH_WEIGHTS - {"matmul", "baddbmm", "addbmm"}, weights),
         "batch_norm": normalised,
     }
-    return Ruling(
-        rules, ruling.rewrites, ruling.native, ruling.alone - WITH_WEIGHTS | {"matmul", "baddbmm", "addbmm"}, ruling.default, apart=True
-    )
+    kept = {"matmul", "baddbmm", "addbmm"}
+    return replace(ruling, rules=rules, alone=ruling.alone - WITH_WEIGHTS | kept, apart=True)
 
 
 def _source(op: Op) -> Op | None:

@@ -20,6 +20,14 @@ def layer_norm(
     return _scaled(_normalised(input, dims, eps), weight, bias)
 
 
+def native_layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    dims = tuple(range(-len(normalized_shape), 0))
+    mean, scale = input.mean(dims, keepdim=True), torch.rsqrt(input.var(dims, correction=0, keepdim=True) + eps)
+    return layer_norm(input, normalized_shape, weight, bias, eps), mean, scale
+
+
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     dims = tuple(range(-len(normalized_shape), 0))
     square = input.pow(2).mean(dims, keepdim=True)
@@ -147,6 +155,27 @@ def divide_into(input: Tensor, other: Any) -> Tensor:
     return reciprocal
 
 
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Any:
+    """Bounds that are tensors may change with the inputs."""
+    if not isinstance(min, Tensor) and not isinstance(max, Tensor):
+        return NotImplemented
+    bounded = input if min is None else torch.maximum(input, torch.as_tensor(min).to(input))
+    return bounded if max is None else torch.minimum(bounded, torch.as_tensor(max).to(input))
+
+
+def set_by_mask(input: Tensor, index: Any, value: Any) -> Any:
+    """`x[mask] = number`: a choice, if the mask changes with the inputs."""
+    if not isinstance(index, Tensor) or index.dtype != torch.bool or isinstance(value, Tensor):
+        return NotImplemented
+    return torch.where(index.view(*index.shape, *(1,) * (input.dim() - index.dim())), value, input)
+
+
+def distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Any:
+    if p != 2:
+        return NotImplemented
+    return (x1.unsqueeze(-2) - x2.unsqueeze(-3)).pow(2).sum(-1).sqrt()
+
+
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:
     return F.softmax(-input, dim, dtype=dtype)
 
@@ -268,6 +297,7 @@ tanh_step, relu_step = _plain_step(torch.tanh), _plain_step(torch.relu)
 
 REWRITES: Mapping[str, Callable[..., Any]] = {
     "layer_norm": layer_norm,
+    "native_layer_norm": native_layer_norm,
     "rms_norm": rms_norm,
     "group_norm": group_norm,
     "instance_norm": instance_norm,
@@ -276,7 +306,10 @@ REWRITES: Mapping[str, Callable[..., Any]] = {
     "multi_head_attention_forward": multi_head_attention,
     "div": divide,
     "rdiv": divide_into,
+    "cdist": distances,
     "softmin": softmin,
+    "clamp": clamp,
+    "setitem": set_by_mask,
     "rnn_tanh": _recurrent(tanh_step, 1),
     "rnn_relu": _recurrent(relu_step, 1),
     "rnn_tanh_cell": _cell(tanh_step, 1),

@@ -6,6 +6,7 @@ delta of Shrikumar et al. 2017, equation 1); chained like gradients (their equat
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
@@ -111,6 +112,8 @@ def power(op: Op, grad: Tensor) -> Grads:
 
 def product(op: Op, grad: Tensor) -> Grads:
     """Exact for what is linear in each of two tensors: the gradient halfway."""
+    if op.name in ("einsum", "bilinear") and sum(op.active) > 2:  # of three factors
+        return averaged(op, grad)
     inputs, _ = op.at_reference
     halfway = tuple((x + x0) / 2 for x, x0 in zip(op.inputs, inputs, strict=True))
     return op.pull_at(halfway, grad)
@@ -175,6 +178,11 @@ def _chosen(op: Op, point: Tensor) -> Tensor:
     keywords = {name: value for name, value in op.kwargs.items() if name not in ("input", "return_indices")}
     found: Tensor = getattr(torch.nn.functional, op.name)(point, *op.args[1:6], **keywords, return_indices=True)[1]
     return found
+
+
+def bag(op: Op, grad: Tensor) -> Grads:
+    """A sum, a mean or a maximum of rows."""
+    return selection(op, grad) if op.kwargs.get("mode") in ("max", 2) else product(op, grad)
 
 
 def larger(op: Op, *grads: Tensor) -> Grads:
@@ -257,9 +265,8 @@ def where(op: Op, grad: Tensor) -> Grads:
 
 def _condition(op: Op) -> Tensor:
     """The condition of `where` and `masked_fill`."""
-    index, name = (0, "condition") if op.name == "where" else (1, "mask")
-    found: Tensor = op.argument(index, name)
-    return found
+    given = (*op.args, *op.kwargs.values())
+    return next(value for value in given if isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8))
 
 
 def _spread(condition: Tensor, shape: torch.Size) -> Tensor:
@@ -270,25 +277,30 @@ def _spread(condition: Tensor, shape: torch.Size) -> Tensor:
 
 # Three-point Gauss-Legendre on [0, 1].
 NODES = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
+PIECES = 16
 
 
-def averaged(op: Op, *grads: Tensor) -> Grads:
+def averaged(op: Op, *grads: Tensor, pieces: int = 1) -> Grads:
     """Any differentiable operation: its gradient averaged along the line between the two points, scaled to be complete.
 
-    The scale makes the averaged slope give each output's change exactly, whatever the quadrature missed.
+    The scale makes the averaged slope give each output's change exactly, whatever the quadrature missed; where it saw no
+    slope at all, it looks again at more places.
     """
     inputs, outputs = op.at_reference
     steps = tuple((x - x0) if a else torch.zeros_like(x) for x, x0, a in zip(op.inputs, inputs, op.active, strict=True))
-    points = [(tuple(x0 + node * s if a else x for x, x0, s, a in zip(op.inputs, inputs, steps, op.active, strict=True)), weight)
-              for node, weight in NODES]  # fmt: skip
-    slopes = [_slope_along(op, point, steps) for point, _ in points]
-    predicted = [sum(w * s[i] for (_, w), s in zip(points, slopes, strict=True)) for i in range(len(grads))]
-    scaled = tuple(
-        g * ratio(y - y0, p, 1.0, p.abs() <= 1e-3 * torch.finfo(y.dtype).eps * y.abs())  # type: ignore[union-attr, arg-type]
-        for g, y, y0, p in zip(grads, op.outputs, outputs, predicted, strict=True)
-    )
-    parts = [tuple(None if g is None else w * g for g in op.pull_at(point, *scaled)) for point, w in points]
-    return tuple(None if gs[0] is None else gs[0] + gs[1] + gs[2] for gs in zip(*parts, strict=True))
+    places = [((piece + node) / pieces, weight / pieces) for piece in range(pieces) for node, weight in NODES]
+    points = [
+        tuple(x0 + node * s if a else x for x, x0, s, a in zip(op.inputs, inputs, steps, op.active, strict=True)) for node, _ in places
+    ]
+    slopes = [_slope_along(op, point, steps) for point in points]
+    predicted = [sum(w * s[i] for (_, w), s in zip(places, slopes, strict=True)) for i in range(len(grads))]
+    changes = [y - y0 for y, y0 in zip(op.outputs, outputs, strict=True)]
+    small = [p.abs() <= 1e-3 * torch.finfo(y.dtype).eps * y.abs() for p, y in zip(predicted, op.outputs, strict=True)]  # type: ignore[union-attr]
+    if pieces == 1 and any(bool((s & (c != 0)).any()) for s, c in zip(small, changes, strict=True)):
+        return averaged(op, *grads, pieces=PIECES)
+    scaled = tuple(g * ratio(c, p, 1.0, s) for g, c, p, s in zip(grads, changes, predicted, small, strict=True))  # type: ignore[arg-type]
+    parts = [tuple(None if g is None else w * g for g in op.pull_at(point, *scaled)) for point, (_, w) in zip(points, places, strict=True)]
+    return tuple(None if gs[0] is None else torch.stack([g for g in gs if g is not None]).sum(0) for gs in zip(*parts, strict=True))
 
 
 def _slope_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -297,23 +309,65 @@ def _slope_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) ->
         leaves = tuple(p.detach().requires_grad_(a) for p, a in zip(point, op.active, strict=True))
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         outputs = op.run(*leaves)
-        weights = tuple(torch.zeros_like(o).requires_grad_() for o in outputs)
-        pulled = torch.autograd.grad(outputs, wanted, weights, create_graph=True, allow_unused=True, materialize_grads=True)
-        steps = [s for s, a in zip(step, op.active, strict=True) if a]
-        along = torch.stack([(g * s).sum() for g, s in zip(pulled, steps, strict=True)]).sum()
-        if not along.requires_grad:
-            return tuple(map(torch.zeros_like, outputs))
-        return torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
+        live = [o for o in outputs if o.requires_grad]
+        weights = tuple(torch.ones_like(o).requires_grad_() for o in live)
+        try:
+            pulled = torch.autograd.grad(live, wanted, weights, create_graph=True, allow_unused=True, materialize_grads=True)
+            steps = [s for s, a in zip(step, op.active, strict=True) if a]
+            along = torch.stack([(g * s).sum() for g, s in zip(pulled, steps, strict=True)]).sum()
+            found = iter(torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True) if along.requires_grad else ())
+        except RuntimeError:  # no second derivative
+            return _forward_along(op, point, step)
+    return tuple(next(found, torch.zeros_like(o)) if o.requires_grad else torch.zeros_like(o) for o in outputs)
 
 
-IN_PIECES = words("""relu6 leaky_relu prelu rrelu hardtanh hardsigmoid threshold abs clamp hardshrink softshrink""")
+def _forward_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The same by the forward derivative, which costs a second of imports the first time; or by a difference."""
+    with warnings.catch_warnings(action="ignore"):  # torch's own, on the way to its forward derivatives
+        try:
+            return tuple(torch.func.jvp(op.run, tuple(p.contiguous() for p in point), step)[1])
+        except RuntimeError:
+            pass
+    size = max(float(s.abs().max()) for s in step) or 1.0
+    width = torch.finfo(point[0].dtype).eps ** (1 / 3) * (max(float(p.abs().max()) for p in point) or 1.0) / size
+    ends = [op.run(*(p + sign * width * s for p, s in zip(point, step, strict=True))) for sign in (1, -1)]
+    return tuple((a - b) / (2 * width) for a, b in zip(*ends, strict=True))
+
+
+def masked_product(op: Op, grad: Tensor) -> Grads:
+    """A product of which one factor has no gradient: where that differs from the reference, the change goes to the other."""
+    if sum(op.active) > 1 or op.reference is None:
+        return product(op, grad)
+    own, index = op.pull(grad), op.active.index(True)
+    factors = [next((v for i, v in enumerate(_factors(o)) if v is not None and i != index), None) for o in (op, op.reference)]
+    here, there = factors
+    if here is None or there is None or (here.shape == there.shape and torch.equal(here, there)) or not _elementwise(op):
+        return own
+    x, x0, y, y0 = _points(op)
+    other = (here != fitted(there, here.shape)).expand(x.shape)
+    kept = own[index]
+    assert kept is not None
+    return _one(op, torch.where(other, grad.to(y) * ratio(y - y0, x - x0, 0.0), kept.to(y)))
+
+
+def _factors(op: Op) -> list[Tensor | None]:
+    """The factors of a product that are no parameters, in order; those that are not floating point are among its arguments."""
+    if len(op.inputs) > 1:
+        return list(op.inputs)
+    mask = next((a for a in op.args if isinstance(a, Tensor)), None)
+    return [*op.inputs, mask] if op.active.index(True) == 0 else [mask, *op.inputs]
+
+
+IN_PIECES = words(
+    """relu6 leaky_relu prelu rrelu hardtanh hardsigmoid threshold abs clamp hardshrink softshrink floor ceil round trunc sign"""
+)
 SMOOTH = words(
     """elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus hardswish exp expm1 exp2 erf erfc sin cos tan sinh cosh atan
-    asinh softsign tanhshrink rpow glu_gate swish asin acos"""
+    asinh softsign tanhshrink rpow asin acos"""
 )
 SCALE_FREE = words("log log1p log2 log10 digamma lgamma")
 BILINEAR = words("""mul matmul rmatmul einsum baddbmm addmm addbmm addmv addr outer ger tensordot inner bilinear linear""")
-CONVOLUTIONS = words("""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution embedding_bag""")
+CONVOLUTIONS = words("""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution""")
 POOLS = words("""max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""")
 
 SECANTS: Mapping[str, Rule] = {
@@ -330,6 +384,8 @@ SECANTS: Mapping[str, Rule] = {
     "logsumexp": logsumexp,
     "where": where,
     "masked_fill": where,
+    "embedding_bag": bag,
+    "mul": masked_product,
     "pow": power,
     "square": closed(lambda x, x0, y, y0: x + x0),
     "sqrt": closed(lambda x, x0, y, y0: ratio(torch.ones_like(y), y + y0, 0.0)),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["MOVES", "SUMS", "Spelling", "changed_by", "spelled", "words"]
+__all__ = ["MOVES", "SUMS", "Spelling", "changed_by", "reads", "spelled", "words"]
 
 
 class Spelling(NamedTuple):
@@ -29,6 +29,16 @@ def spelled(func: Callable[..., Any]) -> Spelling:
         in_place = written == "__setitem__" or (written.endswith("_") and not written.endswith("__"))
     name = name.removeprefix("special_").removesuffix("_copy") if name not in SAME else name
     return Spelling(SAME.get(name, name), in_place)
+
+
+def reads(func: Callable[..., Any]) -> bool:
+    """Whether the function only reads a property, but for those that are operations (`x.T`)."""
+    return getattr(func, "__name__", "") == "__get__" and getattr(getattr(func, "__self__", None), "__name__", "") not in (
+        "T",
+        "mT",
+        "H",
+        "mH",
+    )
 
 
 def changed_by(spelling: Spelling, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -66,21 +76,22 @@ SAME = {
 # What only moves numbers, or gives none that a gradient goes through.
 MOVES = frozenset(
     words(
-        """get set view reshape transpose permute getitem cat stack hstack vstack dstack chunk split split_with_sizes tensor_split
-    unbind expand expand_as broadcast_to broadcast_tensors unsqueeze squeeze flatten ravel contiguous clone to type type_as
-    float double half bfloat16 cpu cuda index_select gather take take_along_dim roll flip fliplr flipud rot90 tril triu t
-    movedim moveaxis swapaxes swapdims adjoint unflatten narrow select diagonal view_as reshape_as as_strided pixel_shuffle
-    pixel_unshuffle channel_shuffle detach requires_grad size dim ndim numel nelement element_size stride storage_offset
-    is_contiguous data_ptr set_grad_enabled new_zeros new_ones new_full new_empty new_tensor zeros_like ones_like full_like
-    empty_like rand_like randn_like empty zeros ones full arange tensor as_tensor linspace eye rand randn randint item tolist
-    numpy len format repr hash iter contains bool int long short index eq ne lt gt le ge isclose allclose equal isnan isinf
-    isfinite all any argmax argmin argsort nonzero bincount bucketize searchsorted fill zero setitem is_nested is_floating_point
-    is_complex untyped_storage storage get_device pin_memory logical_not logical_and logical_or bitwise_not bitwise_and
-    bitwise_or floor ceil round trunc sign floordiv floor_divide one_hot multinomial index_put scatter copy alias lift_fresh
-    unsafe_chunk unsafe_split view_as_real view_as_complex real imag deepcopy reduce_ex dtype device shape is_inference
-    is_same_size size_hint _assert_async _assert_scalar sym_size set_ isin unique meshgrid cartesian_prod broadcast_shapes
-    result_type can_cast finfo promote_types and or xor invert histc repeat tile repeat_interleave unfold im2col pad
-    constant_pad_nd masked_select nan_to_num where masked_fill maximum minimum max min amax amin"""
+        """get set pack_padded_sequence pad_packed_sequence view reshape transpose permute getitem cat stack hstack vstack
+        dstack chunk split split_with_sizes tensor_split unbind expand expand_as broadcast_to broadcast_tensors unsqueeze
+        squeeze flatten ravel contiguous clone to type type_as float double half bfloat16 cpu cuda index_select gather take
+        take_along_dim roll flip fliplr flipud rot90 tril triu t movedim moveaxis swapaxes swapdims adjoint unflatten narrow
+        select diagonal view_as reshape_as as_strided pixel_shuffle pixel_unshuffle channel_shuffle detach requires_grad size
+        dim ndim numel nelement element_size stride storage_offset is_contiguous data_ptr set_grad_enabled new_zeros new_ones
+        new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like randn_like empty zeros ones full
+        arange tensor as_tensor linspace eye rand randn randint item tolist numpy len format repr hash iter contains bool int
+        long short index eq ne lt gt le ge isclose allclose equal isnan isinf isfinite all any argmax argmin argsort nonzero
+        bincount bucketize searchsorted fill zero setitem is_nested is_floating_point is_complex untyped_storage storage
+        get_device pin_memory logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or floordiv floor_divide
+        one_hot multinomial index_put scatter copy alias lift_fresh unsafe_chunk unsafe_split view_as_real view_as_complex
+        real imag deepcopy reduce_ex dtype device shape is_inference is_same_size size_hint _assert_async _assert_scalar
+        sym_size set_ isin unique meshgrid cartesian_prod broadcast_shapes result_type can_cast finfo promote_types and or
+        xor invert histc repeat tile repeat_interleave unfold im2col pad constant_pad_nd masked_select nan_to_num where
+        masked_fill maximum minimum max min amax amin"""
     )
 )
 # Sums with fixed weights, linear in all their tensors together.
