@@ -19,5 +19,5 @@ def methods() -> None:
         parameters = [p for p in inspect.signature(method).parameters.values() if p.name != "asked"]
         options = ", ".join(f"{p.name}={p.default}" for p in parameters)
         needs = "outputs" if name in WITHOUT_GRADIENT else "gradients"
-        table.add_row(name, f"{needs}, --layer" if name in MAPS else needs, options)
+        table.add_row(name, "--layer" if name in MAPS else needs, options)
     Console().print(table)
