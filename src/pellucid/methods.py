@@ -28,7 +28,7 @@ from .gradient import (
     saliency,
 )
 from .inputs import draws, expanded
-from .perturb import feature_ablation, groups_of
+from .perturb import feature_ablation, groups_of, lime, occlusion, windows_of
 from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, guided_grad_cam, lrp
 from .rules.compared import differences, multipliers
 from .view import View
@@ -114,6 +114,35 @@ def _guided(backwards: Callable[..., Found]) -> Method:
     return method
 
 
+def _occlusion(asked: Asked, *, window: int | Sequence[Any] | None = None, stride: int | Sequence[Any] | None = None) -> Found:
+    features = asked.view.features
+    sizes = window if window is not None and not isinstance(window, int) else tuple(_window(f, window) for f in features)
+    moves = stride if stride is not None or window is not None else tuple(tuple(max(1, w // 2) for w in size) for size in sizes)
+    return occlusion(asked.view, expanded(features, asked.baselines), windows_of(features, sizes, moves), asked.run)
+
+
+def _lime(
+    asked: Asked,
+    *,
+    samples: int = 1000,
+    width: float = 0.25,
+    surrogate: str = "ridge",
+    alpha: float | None = None,
+    feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+) -> Found:
+    features = asked.view.features
+    references, groups = expanded(features, asked.baselines), groups_of(features, feature_mask)
+    return lime(asked.view, references, groups, samples, width, surrogate, alpha, asked.seed, asked.run)
+
+
+def _window(feature: Tensor, size: int | None) -> tuple[int, ...]:
+    """A window over all channels, as wide as asked for or an eighth of each dimension; one by one where there are no places."""
+    shape = feature.shape[1:]
+    if len(shape) == 1:
+        return (min(size or 1, shape[0]),)
+    return (shape[0], *(min(size or -(-n // 8), n) for n in shape[1:]))
+
+
 METHODS: dict[str, Method] = {
     "gradient": lambda asked: gradient(asked.view, asked.run),
     "saliency": lambda asked: saliency(asked.view, asked.run),
@@ -130,8 +159,10 @@ METHODS: dict[str, Method] = {
     "lrp": _lrp,
     "attn_lrp": _attn_lrp,
     "feature_ablation": _feature_ablation,
+    "occlusion": _occlusion,
+    "lime": _lime,
 }
-WITHOUT_GRADIENT = {"feature_ablation"}
+WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "lime"}
 WITHOUT_BASELINES = {"gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvolution", "lrp", "attn_lrp"}
 # Baselines are a distribution of references.
 DISTRIBUTIONS = {"gradient_shap", "deeplift_shap"}
@@ -152,7 +183,7 @@ def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None 
 
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
 MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
-RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"}
+RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
     "ablation": "feature_ablation",

@@ -7,7 +7,9 @@ import hashlib
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["generator", "normal", "resolve_seed"]
+from .inputs import Tensors, joined
+
+__all__ = ["generator", "normal", "resolve_seed", "spread_of"]
 
 
 def resolve_seed(seed: int | None) -> int:
@@ -33,3 +35,9 @@ def normal(like: Tensor, source: Generator) -> Tensor:
     All examples of a batch share it: explaining a batch is then the same as explaining its examples one by one.
     """
     return torch.randn((1, *like.shape[1:]), generator=source).to(like)
+
+
+def spread_of(one: Tensors, other: Tensors, values: Tensors) -> Tensor:
+    """`(T, B)`. Half the distance between the halves' results is the standard deviation of a mean over both, relative to it."""
+    distance, size = (joined(one, 2) - joined(other, 2)).norm(dim=2), joined(values, 2).norm(dim=2)
+    return torch.where(size > 0, distance / 2 / size, distance)

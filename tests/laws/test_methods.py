@@ -8,7 +8,7 @@ from pellucid import METHODS
 from tests.models import Mlp, assert_same_state, cases, state_of
 
 CASES = cases()
-RANDOM = ("gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad")
+RANDOM = ("gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime")
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 every_method = pytest.mark.parametrize("method", METHODS)
 OPTIONS = {
@@ -17,6 +17,7 @@ OPTIONS = {
     "smoothgrad": {"samples": 4},
     "smoothgrad_sq": {"samples": 4},
     "vargrad": {"samples": 4},
+    "lime": {"samples": 30},
 }
 
 

@@ -12,9 +12,9 @@ from ..batch import Part, Run, elsewhere
 from ..errors import OptionError
 from ..explanation import Found
 from ..inputs import Tensors, accurate, differentiable, joined
-from ..seeds import generator, resolve_seed
+from ..seeds import generator, resolve_seed, spread_of
 from ..view import View
-from .smoothing import noisy, scales_of, spread_of
+from .smoothing import noisy, scales_of
 
 __all__ = ["expected_gradients"]
 

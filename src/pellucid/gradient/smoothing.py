@@ -12,12 +12,12 @@ from torch import Tensor
 from ..batch import Run, elsewhere
 from ..errors import OptionError
 from ..explanation import Found, Pooling
-from ..inputs import Tensors, accurate, differentiable, joined
+from ..inputs import Tensors, accurate, differentiable
 from ..memory import CPU_BUDGET, bytes_of
-from ..seeds import generator, normal, resolve_seed
+from ..seeds import generator, normal, resolve_seed, spread_of
 from ..view import View, stacked
 
-__all__ = ["KINDS", "Attribute", "noise_tunnel", "noisy", "scales_of", "smooth", "spread_of"]
+__all__ = ["KINDS", "Attribute", "noise_tunnel", "noisy", "scales_of", "smooth"]
 
 Attribute = Callable[[Tensors], Tensors]
 
@@ -149,9 +149,3 @@ class _Moments:
 
     def of(self, kind: str) -> Tensors:
         return tuple(KINDS[kind](s / self.count, q / self.count) for s, q in zip(self.sums, self.squares, strict=True))
-
-
-def spread_of(one: Tensors, other: Tensors, values: Tensors) -> Tensor:
-    """`(T, B)`. Half the distance between the halves' results is the standard deviation of a mean over both, relative to it."""
-    distance, size = (joined(one, 2) - joined(other, 2)).norm(dim=2), joined(values, 2).norm(dim=2)
-    return torch.where(size > 0, distance / 2 / size, distance)

@@ -1,6 +1,8 @@
 """Methods that need only scores: coalitions of feature groups, kept or replaced, and what follows from their scores."""
 
 from .groups import Groups, groups_of
-from .methods import feature_ablation
+from .methods import feature_ablation, feature_permutation, occlusion, shuffled
+from .surrogate import lime
+from .windows import Window, windows_of
 
-__all__ = ["Groups", "feature_ablation", "groups_of"]
+__all__ = ["Groups", "Window", "feature_ablation", "feature_permutation", "groups_of", "lime", "occlusion", "shuffled", "windows_of"]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
 from ..batch import Run
 from ..explanation import Found
 from ..inputs import Tensors
+from ..seeds import resolve_seed
 from ..view import View
 from .evaluate import coalition_scores, leave_one_out
 from .groups import Groups, groups_of
+from .windows import Window
 
-__all__ = ["feature_ablation"]
+__all__ = ["feature_ablation", "feature_permutation", "occlusion", "shuffled"]
+
+# (one input of the whole batch, a mask of the features to permute) -> the input with these permuted between examples
+Permute = Callable[[Tensor, Tensor], Tensor]
 
 
 def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = None, run: Run | None = None) -> Found:
@@ -32,6 +42,94 @@ def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = Non
     """
     run, groups = run or Run(), groups or groups_of(view.features)
     ends, without = coalition_scores(view, groups, baselines, leave_one_out(groups.count), run, "feature ablation")
-    falls = groups.spread(ends.here[:, None] - without)
-    values = tuple(f.to(x.dtype) if x.is_floating_point() else f for f, x in zip(falls, view.features, strict=True))
+    values = _per_feature(groups, ends.here[:, None] - without, view.features)
     return Found(values, ends.here, ends.there, baselines, pooling="sum" if groups.single else "mean")
+
+
+def shuffled(values: Tensor, mask: Tensor) -> Tensor:
+    """The masked features in a random other order of the examples."""
+    usual = torch.arange(len(values))
+    order = torch.randperm(len(values))
+    while len(values) > 1 and torch.equal(order, usual):
+        order = torch.randperm(len(values))
+    return torch.where(mask, values[order.to(values.device)], values)
+
+
+def feature_permutation(
+    view: View, groups: Groups | None = None, permute: Permute = shuffled, seed: int | None = None, run: Run | None = None
+) -> Found:
+    """How much the score falls when a group of features is permuted between the examples of the batch.
+
+    Source: Breiman 2001, section 10; Fisher, Rudin, Dominici 2019, with scores instead of a loss. Needs several examples: one
+    cannot be permuted, and gets zeros.
+
+    Args:
+        permute: what makes the permuted input from an input of the whole batch and a mask; a random order by default, which
+            follows from `seed`, another for each group.
+
+    >>> import torch; from pellucid.view import at_input
+    >>> layer, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
+    >>> feature_permutation(at_input(layer, x, target=0), seed=0).values[0].shape
+    torch.Size([1, 4, 3])
+    """
+    run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
+
+    def permuted(step: int) -> Tensors:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + step)
+            masks = [i == step for i in groups.ids]
+            return tuple(permute(x, mask) if mask.any() else x for x, mask in zip(view.features, masks, strict=True))
+
+    def points(examples: slice, steps: slice) -> Tensors:
+        found = [permuted(step) for step in range(steps.start, steps.stop)]
+        return tuple(torch.stack([x[examples] for x in parts]) for parts in zip(*found, strict=True))
+
+    blank = tuple(x.flip(0) for x in view.features)
+    ends, scores = run.contrast(view, blank, groups.count, points, "feature permutation")
+    values = _per_feature(groups, ends.here[:, None] - scores, view.features)
+    return Found(values, ends.here, seed=None if permute is not shuffled else seed, pooling="sum" if groups.single else "mean")
+
+
+def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Run | None = None) -> Found:
+    """How much the score falls when a window is hidden, averaged over the windows that cover a feature.
+
+    Source: Zeiler and Fergus 2014, section 4.2.
+
+    Args:
+        baselines: what a window shows instead, of the features' shapes.
+        windows: see `pellucid.perturb.windows_of`.
+
+    >>> import torch; from pellucid.view import at_input; from pellucid.perturb import windows_of
+    >>> layer, x = torch.nn.Linear(4, 1), torch.randn(2, 4)
+    >>> found = occlusion(at_input(layer, x, target=0), (torch.zeros_like(x),), windows_of((x,), (2,), 1))
+    >>> found.values[0].shape
+    torch.Size([1, 2, 4])
+    """
+    run = run or Run()
+
+    def points(examples: slice, steps: slice) -> Tensors:
+        count = steps.stop - steps.start
+        found = tuple(x[examples].expand(count, *x[examples].shape).clone() for x in view.features)
+        for row, window in enumerate(windows[steps]):
+            box = (slice(None), *window.box)
+            found[window.input][row][box] = baselines[window.input][examples][box]
+        return found
+
+    ends, scores = run.contrast(view, baselines, len(windows), points, "occlusion")
+    falls = ends.here[:, None] - scores
+    totals = [falls.new_zeros(len(falls), falls.shape[2], *x.shape[1:]) for x in view.features]
+    covered = [torch.zeros(x.shape[1:], dtype=falls.dtype, device=falls.device) for x in view.features]
+    for k, window in enumerate(windows):
+        box = totals[window.input][(slice(None), slice(None), *window.box)]
+        box += falls[:, k].view(*falls[:, k].shape, *(1,) * len(window.box))
+        covered[window.input][window.box] += 1
+    values = tuple(
+        (t / c).to(x.dtype if x.is_floating_point() else t.dtype) for t, c, x in zip(totals, covered, view.features, strict=True)
+    )
+    single = all(b.stop - b.start == 1 for window in windows for b in window.box)
+    return Found(values, ends.here, ends.there, baselines, pooling="sum" if single else "mean")
+
+
+def _per_feature(groups: Groups, by_group: Tensor, features: Tensors) -> Tensors:
+    """Numbers of groups `(T, groups, B)` as numbers of features, in the features' dtype."""
+    return tuple(f.to(x.dtype) if x.is_floating_point() else f for f, x in zip(groups.spread(by_group), features, strict=True))

@@ -11,6 +11,7 @@ from .layer import (
     LayerAttribution,
     LayerConductance,
     LayerFeatureAblation,
+    LayerFeaturePermutation,
     LayerGradCam,
     LayerGradientShap,
     LayerGradientXActivation,
@@ -33,7 +34,7 @@ from .neuron import (
     NeuronIntegratedGradients,
 )
 from .noise import NoiseTunnel
-from .perturbation import FeatureAblation
+from .perturbation import FeatureAblation, FeaturePermutation, Occlusion
 
 __all__ = [
     "LRP",
@@ -42,6 +43,7 @@ __all__ = [
     "DeepLift",
     "DeepLiftShap",
     "FeatureAblation",
+    "FeaturePermutation",
     "GradientAttribution",
     "GradientShap",
     "GuidedBackprop",
@@ -56,6 +58,7 @@ __all__ = [
     "LayerDeepLift",
     "LayerDeepLiftShap",
     "LayerFeatureAblation",
+    "LayerFeaturePermutation",
     "LayerGradCam",
     "LayerGradientShap",
     "LayerGradientXActivation",
@@ -73,6 +76,7 @@ __all__ = [
     "NeuronGuidedBackprop",
     "NeuronIntegratedGradients",
     "NoiseTunnel",
+    "Occlusion",
     "PerturbationAttribution",
     "Saliency",
     "TokenReferenceBase",

@@ -23,7 +23,7 @@ from ...gradient import (
 from ...inputs import Tensors, draws, expanded
 from ...inside import Place, at_layer, lifted, look
 from ...model import undisturbed
-from ...perturb import feature_ablation, groups_of
+from ...perturb import feature_ablation, feature_permutation, groups_of
 from ...target import Every
 from ...view import InputView
 from .base import Attribution, BaselineType, GradientAttribution, PerturbationAttribution, TargetType, report, with_delta
@@ -35,6 +35,7 @@ __all__ = [
     "LayerAttribution",
     "LayerConductance",
     "LayerFeatureAblation",
+    "LayerFeaturePermutation",
     "LayerGradCam",
     "LayerGradientShap",
     "LayerGradientXActivation",
@@ -318,3 +319,25 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
         run = Run(None if perturbations_per_eval == 1 else perturbations_per_eval * view.size)
         found = feature_ablation(inner, expanded(inner.features, layer_baselines), groups_of(inner.features, layer_mask), run)
         return self._answer(view, place, found)
+
+
+class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
+    """The fall of the score when a unit of the layer is permuted between examples."""
+
+    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
+        InternalAttribution.__init__(self, forward_func, layer, device_ids)
+
+    def attribute(
+        self,
+        inputs: Any,
+        target: TargetType = None,
+        additional_forward_args: Any = None,
+        layer_mask: Tensor | tuple[Tensor, ...] | None = None,
+        perturbations_per_eval: int = 1,
+    ) -> Any:
+        """Attributions of the layer's shape; the mask is the layer's."""
+        view = self._view(inputs, target, additional_forward_args)
+        place = self._place(view, False)
+        inner = at_layer(view, place)
+        run = Run(None if perturbations_per_eval == 1 else perturbations_per_eval * view.size)
+        return self._answer(view, place, feature_permutation(inner, groups_of(inner.features, layer_mask), run=run))
