@@ -12,6 +12,12 @@ __all__ = ["install", "uninstall"]
 # package that only holds others.
 PATHS: dict[str, str | None] = {
     "captum": "pellucid.captum",
+    "captum._utils": None,
+    "captum._utils.models": "pellucid.captum.linear_model",
+    "captum._utils.models.model": "pellucid.captum.linear_model",
+    "captum._utils.models.linear_model": "pellucid.captum.linear_model",
+    "captum._utils.models.linear_model.model": "pellucid.captum.linear_model",
+    "captum._utils.models.linear_model.train": "pellucid.captum.linear_model",
     "captum.attr": "pellucid.captum.attr",
     "captum.attr._core": None,
     "captum.attr._core.saliency": "pellucid.captum.attr.gradient",
@@ -25,6 +31,7 @@ PATHS: dict[str, str | None] = {
     "captum.attr._core.noise_tunnel": "pellucid.captum.attr.noise",
     "captum.attr._core.feature_ablation": "pellucid.captum.attr.perturbation",
     "captum.attr._core.feature_permutation": "pellucid.captum.attr.perturbation",
+    "captum.attr._core.lime": "pellucid.captum.attr.lime",
     "captum.attr._core.occlusion": "pellucid.captum.attr.perturbation",
     "captum.attr._core.layer": None,
     "captum.attr._core.layer.layer_activation": "pellucid.captum.attr.layer",

@@ -17,6 +17,7 @@ from .layer import (
     LayerGradientXActivation,
     LayerIntegratedGradients,
 )
+from .lime import Lime, LimeBase
 from .lrp import LRP, LayerLRP
 from .models import (
     InterpretableEmbeddingBase,
@@ -64,6 +65,8 @@ __all__ = [
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
     "LayerLRP",
+    "Lime",
+    "LimeBase",
     "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
