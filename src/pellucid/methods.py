@@ -28,7 +28,7 @@ from .gradient import (
     saliency,
 )
 from .inputs import draws, expanded
-from .perturb import feature_ablation, groups_of, lime, occlusion, windows_of
+from .perturb import feature_ablation, groups_of, lime, occlusion, shapley, windows_of
 from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, guided_grad_cam, lrp
 from .rules.compared import differences, multipliers
 from .view import View
@@ -135,6 +135,18 @@ def _lime(
     return lime(asked.view, references, groups, samples, width, surrogate, alpha, asked.seed, asked.run)
 
 
+def _shapley(
+    asked: Asked,
+    *,
+    evaluations: int | None = None,
+    estimator: str = "kernel",
+    feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+) -> Found:
+    features = asked.view.features
+    references, groups = expanded(features, asked.baselines), groups_of(features, feature_mask)
+    return shapley(asked.view, references, groups, evaluations, estimator, asked.seed, asked.run)
+
+
 def _window(feature: Tensor, size: int | None) -> tuple[int, ...]:
     """A window over all channels, as wide as asked for or an eighth of each dimension; one by one where there are no places."""
     shape = feature.shape[1:]
@@ -160,9 +172,10 @@ METHODS: dict[str, Method] = {
     "attn_lrp": _attn_lrp,
     "feature_ablation": _feature_ablation,
     "occlusion": _occlusion,
+    "shapley": _shapley,
     "lime": _lime,
 }
-WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "lime"}
+WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "shapley", "lime"}
 WITHOUT_BASELINES = {"gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvolution", "lrp", "attn_lrp"}
 # Baselines are a distribution of references.
 DISTRIBUTIONS = {"gradient_shap", "deeplift_shap"}
@@ -183,10 +196,13 @@ def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None 
 
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
 MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
-RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime"}
+RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "shapley"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
     "ablation": "feature_ablation",
+    "kernelshap": "shapley",
+    "shapleyvalues": "shapley",
+    "shapleyvaluesampling": "shapley",
     "layergradcam": "grad_cam",
     "gradcamplusplus": "grad_cam_plus_plus",
     "noisetunnel": "smoothgrad",

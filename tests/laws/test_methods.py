@@ -18,6 +18,7 @@ OPTIONS = {
     "smoothgrad_sq": {"samples": 4},
     "vargrad": {"samples": 4},
     "lime": {"samples": 30},
+    "shapley": {"evaluations": 24},
 }
 
 

@@ -31,6 +31,8 @@ PATHS: dict[str, str | None] = {
     "captum.attr._core.noise_tunnel": "pellucid.captum.attr.noise",
     "captum.attr._core.feature_ablation": "pellucid.captum.attr.perturbation",
     "captum.attr._core.feature_permutation": "pellucid.captum.attr.perturbation",
+    "captum.attr._core.kernel_shap": "pellucid.captum.attr.shapley",
+    "captum.attr._core.shapley_value": "pellucid.captum.attr.shapley",
     "captum.attr._core.lime": "pellucid.captum.attr.lime",
     "captum.attr._core.occlusion": "pellucid.captum.attr.perturbation",
     "captum.attr._core.layer": None,

@@ -2,7 +2,21 @@
 
 from .groups import Groups, groups_of
 from .methods import feature_ablation, feature_permutation, occlusion, shuffled
+from .shapley import banzhaf, shapley, shapley_interactions
 from .surrogate import lime
 from .windows import Window, windows_of
 
-__all__ = ["Groups", "Window", "feature_ablation", "feature_permutation", "groups_of", "lime", "occlusion", "shuffled", "windows_of"]
+__all__ = [
+    "Groups",
+    "Window",
+    "banzhaf",
+    "feature_ablation",
+    "feature_permutation",
+    "groups_of",
+    "lime",
+    "occlusion",
+    "shapley",
+    "shapley_interactions",
+    "shuffled",
+    "windows_of",
+]

@@ -36,6 +36,7 @@ from .neuron import (
 )
 from .noise import NoiseTunnel
 from .perturbation import FeatureAblation, FeaturePermutation, Occlusion
+from .shapley import KernelShap, ShapleyValues, ShapleyValueSampling
 
 __all__ = [
     "LRP",
@@ -53,6 +54,7 @@ __all__ = [
     "IntegratedGradients",
     "InternalInfluence",
     "InterpretableEmbeddingBase",
+    "KernelShap",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
@@ -82,6 +84,8 @@ __all__ = [
     "Occlusion",
     "PerturbationAttribution",
     "Saliency",
+    "ShapleyValueSampling",
+    "ShapleyValues",
     "TokenReferenceBase",
     "configure_interpretable_embedding_layer",
     "remove_interpretable_embedding_layer",
