@@ -220,7 +220,7 @@ def test_completeness_of_samples():
 
 # spread
 
-RANDOM = ("smoothgrad", "smoothgrad_sq", "vargrad", "gradient_shap", "lime")
+RANDOM = ("smoothgrad", "smoothgrad_sq", "vargrad", "gradient_shap", "lime", "rise")
 
 
 @pytest.mark.parametrize("method", RANDOM)
@@ -228,7 +228,7 @@ def test_spread(method):
     def bent(x):
         return torch.sigmoid(6 * (x.sum(1) - 1.3))
 
-    options = {} if method in ("gradient_shap", "lime") else {"stdev": 0.5, "relative": False}
+    options = {} if method in ("gradient_shap", "lime", "rise") else {"stdev": 0.5, "relative": False}
     x = torch.tensor([[0.1, 0.3, 0.5, 0.7, 0.9]])
     few, many = (check("spread", bent, x, None, method, samples=samples, seed=2, **options) for samples in (4, 4000))
     assert not few.passed
@@ -242,10 +242,12 @@ def test_methods_without_randomness_have_no_spread():
         assert check("spread", smooth(), X, 1, method) is None
 
 
-@pytest.mark.parametrize(("method", "samples"), [*((m, s) for m in RANDOM[:4] for s in (8, 13)), ("lime", 60)])
+@pytest.mark.parametrize(("method", "samples"), [*((m, s) for m in RANDOM[:4] for s in (8, 13)), ("lime", 60), ("rise", 60)])
 def test_spread_is_about_what_many_seeds_give(method, samples):
     model, x = smooth().double(), X[:1].double()
-    options = {"baselines": torch.randn(6, 5).double()} if method == "gradient_shap" else {} if method == "lime" else {"stdev": 0.5}
+    options = (
+        {"baselines": torch.randn(6, 5).double()} if method == "gradient_shap" else {} if method in ("lime", "rise") else {"stdev": 0.5}
+    )
     answers, told = [], []
     for seed in range(150):
         explanation = pellucid.explain(model, x, 1, method, samples=samples, seed=seed, **options)
@@ -353,7 +355,7 @@ def test_batching():
 @pytest.mark.parametrize("method", pellucid.METHODS)
 def test_a_healthy_case_passes_every_check_of_its_method(method):
     options = {"steps": 30} if method == "integrated_gradients" else {"samples": 2000} if method in RANDOM else {}
-    if method in RANDOM and method not in ("gradient_shap", "lime"):
+    if method in RANDOM and method not in ("gradient_shap", "lime", "rise"):
         options["stdev"] = 0.05
     model = Mlp().eval() if method in ("guided_backprop", "deconvolution") else smooth()
     explanation = pellucid.explain(model, X, 1, method, seed=0, strict=True, **options)

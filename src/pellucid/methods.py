@@ -28,7 +28,7 @@ from .gradient import (
     saliency,
 )
 from .inputs import draws, expanded
-from .perturb import feature_ablation, groups_of, lime, occlusion, shapley, windows_of
+from .perturb import feature_ablation, groups_of, lime, occlusion, rise, shapley, windows_of
 from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, guided_grad_cam, lrp
 from .rules.compared import differences, multipliers
 from .view import View
@@ -147,6 +147,11 @@ def _shapley(
     return shapley(asked.view, references, groups, evaluations, estimator, asked.seed, asked.run)
 
 
+def _rise(asked: Asked, *, samples: int = 1000, cells: int = 7, seen: float = 0.5) -> Found:
+    references = expanded(asked.view.features, asked.baselines)
+    return rise(asked.view, references, samples, cells, seen, asked.seed, asked.run)
+
+
 def _window(feature: Tensor, size: int | None) -> tuple[int, ...]:
     """A window over all channels, as wide as asked for or an eighth of each dimension; one by one where there are no places."""
     shape = feature.shape[1:]
@@ -174,8 +179,9 @@ METHODS: dict[str, Method] = {
     "occlusion": _occlusion,
     "shapley": _shapley,
     "lime": _lime,
+    "rise": _rise,
 }
-WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "shapley", "lime"}
+WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "shapley", "lime", "rise"}
 WITHOUT_BASELINES = {"gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvolution", "lrp", "attn_lrp"}
 # Baselines are a distribution of references.
 DISTRIBUTIONS = {"gradient_shap", "deeplift_shap"}
@@ -196,7 +202,7 @@ def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None 
 
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
 MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
-RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "shapley"}
+RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "rise", "shapley"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
     "ablation": "feature_ablation",

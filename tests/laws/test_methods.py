@@ -8,7 +8,7 @@ from pellucid import METHODS
 from tests.models import Mlp, assert_same_state, cases, state_of
 
 CASES = cases()
-RANDOM = ("gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime")
+RANDOM = ("gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "rise")
 every_case = pytest.mark.parametrize("case", CASES, ids=repr)
 every_method = pytest.mark.parametrize("method", METHODS)
 OPTIONS = {
@@ -19,6 +19,7 @@ OPTIONS = {
     "vargrad": {"samples": 4},
     "lime": {"samples": 30},
     "shapley": {"evaluations": 24},
+    "rise": {"samples": 40},
 }
 
 
@@ -203,7 +204,7 @@ def test_each_method_says_how_the_numbers_of_one_thing_become_one():
     size = case.inputs[0].shape[1]
     said = {m: explained(case, m).display.pooling for m in METHODS}
     gradients = {"gradient", "saliency", "smoothgrad", "guided_backprop", "deconvolution"}
-    assert said == {m: "norm" if m in gradients else "sum" for m in METHODS}
+    assert said == {m: "norm" if m in gradients else "mean" if m == "rise" else "sum" for m in METHODS}
     mask = torch.zeros(1, size, dtype=torch.long)
     assert pellucid.explain(case.model, case.inputs, case.target, "feature_ablation", feature_mask=mask).display.pooling == "mean"
     assert pellucid.explain(case.model, case.inputs, case.target, "smoothgrad", of="integrated_gradients").display.pooling == "sum"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, OptionError, need
 from ..inputs import Tensors
 
-__all__ = ["Groups", "groups_of"]
+__all__ = ["Groups", "groups_of", "superpixels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,3 +111,35 @@ def _filled(features: Tensors, ids: list[Tensor | None]) -> Tensors:
         found.append(given if given is not None else torch.arange(free, free + size, device=feature.device).view(1, *feature.shape[1:]))
         free += size if given is None else 0
     return tuple(found)
+
+
+SEGMENTERS = ("slic", "quickshift", "felzenszwalb")
+
+
+def superpixels(images: Tensor, by: str | Callable[[NDArray[np.float64]], NDArray[np.int64]] = "slic", **options: Any) -> Tensor:
+    """A mask of ids `(B, 1, H, W)` of regions of similar colour, for `feature_mask`.
+
+    Args:
+        images: `(B, C, H, W)`; what is seen, scaled by itself to 0..1, as the model gets it or before normalisation.
+        by: a segmenter of scikit-image (extra `vision`), or a function of one image `(H, W, C)` that returns ids `(H, W)`.
+        options: the segmenter's own (`n_segments=50`, `compactness=10`, `kernel_size=4`, ...).
+
+    Raises:
+        OptionError: an unknown segmenter. InputError: no images. MissingExtra: scikit-image is not installed.
+
+    >>> image = torch.zeros(1, 3, 16, 16); image[..., 8:] = 1
+    >>> mask = superpixels(image, n_segments=4)
+    >>> mask.shape, bool(mask[0, 0, 0, 0] != mask[0, 0, 0, 15])
+    (torch.Size([1, 1, 16, 16]), True)
+    """
+    if images.dim() != 4:
+        raise InputError(f"images of shape {tuple(images.shape)}; superpixels are of images (examples, channels, height, width)")
+    if isinstance(by, str) and by not in SEGMENTERS:
+        raise OptionError(f"by is {by!r}; choose one of {', '.join(map(repr, SEGMENTERS))}, or give a function")
+    segment = getattr(need("skimage.segmentation", "vision"), by) if isinstance(by, str) else by
+    found = []
+    for image in images.detach().to("cpu", torch.float64):
+        low, high = image.min(), image.max()
+        seen = ((image - low) / (high - low if high > low else 1.0)).movedim(0, -1).expand(-1, -1, max(3, len(image))).contiguous().numpy()
+        found.append(torch.as_tensor(np.asarray(segment(seen, **options)), dtype=torch.long))
+    return torch.stack(found).unsqueeze(1).to(images.device)
