@@ -90,6 +90,40 @@ def ablation() -> Iterator[Row]:
     yield "passes", _counted(model=model, inputs=x, target=3, method="feature_ablation"), ""
 
 
+PERTURBED: dict[str, tuple[str, tuple[int, ...], dict[str, object], tuple[str, str]]] = {
+    "FeatureAblation, 100 features": ("FeatureAblation", (100, 128, 128, 10), {}, (">= 40", ">= 8")),
+    "ShapleyValueSampling(25), 30 features": ("ShapleyValueSampling", (30, 128, 128, 10), {"n_samples": 25}, (">= 70", ">= 15")),
+    "KernelShap(1000), 30 features": ("KernelShap", (30, 128, 128, 10), {"n_samples": 1000}, (">= 80", ">= 40")),
+    "Lime(1000), 30 features": ("Lime", (30, 128, 128, 10), {"n_samples": 1000}, (">= 100", ">= 40")),
+    "FeatureAblation, 2000 features": ("FeatureAblation", (2000, 512, 512, 10), {}, (">= 35", ">= 8")),
+    "ShapleyValues, 7 features": ("ShapleyValues", (7, 32, 10), {}, (">= 1000", "")),
+}
+
+
+def perturbation() -> Iterator[Row]:
+    """Perturbation of perceptrons, one example: captum's time / time, at captum's default and at its fastest `perturbations_per_eval`."""
+    for what, (name, widths, options, goals) in PERTURBED.items():
+        model, x = models.mlp(*widths), torch.randn(1, widths[0])
+        works = {"pellucid": _attribute("pellucid", name, lambda m=model, x=x: (m, x), **options)}  # type: ignore[misc]
+        for at_once in (1, 10, 100, 1000):
+            works[f"captum {at_once}"] = _attribute(
+                "captum",
+                name,
+                lambda m=model, x=x: (m, x),
+                perturbations_per_eval=at_once,
+                **options,  # type: ignore[misc]
+            )
+        if name == "ShapleyValues":  # seconds for each
+            works = {n: works[n] for n in ("pellucid", "captum 1")}
+        found = interleaved(works, rounds=3 if name == "ShapleyValues" else 7)
+        best = min((n for n in works if n != "pellucid"), key=lambda n: median(found, n))
+        yield f"{what}: captum's default / pellucid", f"{ratio(found, 'captum 1', 'pellucid'):.0f}", goals[0]
+        if len(works) > 2:
+            yield f"{what}: captum's best ({best.split()[1]} at once) / pellucid", f"{ratio(found, best, 'pellucid'):.1f}", goals[1]
+        shown = ("pellucid", "captum 1", best)
+        yield f"{what}: milliseconds (pellucid, captum, captum at best)", ", ".join(f"{1000 * median(found, n):.2f}" for n in shown), ""
+
+
 def overhead() -> Iterator[Row]:
     """What is added to one call of a small model (30-128-128-10, one example)."""
     model, x = models.mlp(30, 128, 128, 10), torch.randn(1, 30)
@@ -217,6 +251,7 @@ CASES: dict[str, Callable[[], Iterator[Row]]] = {
     "ig_resnet": ig_resnet,
     "ig_wide": ig_wide,
     "ablation": ablation,
+    "perturbation": perturbation,
     "overhead": overhead,
     "targets": targets,
     "inside": inside,

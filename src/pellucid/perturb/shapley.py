@@ -31,6 +31,7 @@ def shapley(
     evaluations: int | None = None,
     estimator: str = "kernel",
     seed: int | None = None,
+    check: bool = True,
     run: Run | None = None,
 ) -> Found:
     """Each group's mean contribution to the score over all orders in which groups come in place of the baseline.
@@ -45,6 +46,7 @@ def shapley(
         groups: which features belong together; by default each is alone.
         evaluations: coalitions to score, besides all and none; None: all for up to 10 groups, else 2048 and two per group.
         estimator: "kernel" (weighted least squares) or "permutation".
+        check: estimate how far another seed would move the values (no passes).
 
     `notes["groups"]`, `(T, groups, B)`, are the values of the groups.
 
@@ -66,7 +68,7 @@ def shapley(
         return _of_all(view, baselines, groups, shapley_of_all, "completeness", run)
     if asked < 2:
         raise OptionError(f"evaluations is {evaluations}; at least two are needed for {count} groups")
-    return ESTIMATORS[estimator](view, baselines, groups, asked, resolve_seed(seed), run)
+    return ESTIMATORS[estimator](view, baselines, groups, asked, resolve_seed(seed), check, run)
 
 
 def banzhaf(view: View, baselines: Tensors, groups: Groups | None = None, run: Run | None = None) -> Found:
@@ -118,7 +120,7 @@ def _of_all(
     return _found(view, groups, ends, estimate(kept, scores), law, baselines)
 
 
-def _kernel(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, run: Run) -> Found:
+def _kernel(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
     half, weights = pairs(groups.count, evaluations // 2, seed)
     kept = torch.stack([half, ~half], 1).flatten(0, 1)  # a pair together: one call sees both
     ends, scores = coalition_scores(view, groups, baselines, Design(len(kept), lambda steps: kept[steps]), run, "shapley")
@@ -129,12 +131,12 @@ def _kernel(view: View, baselines: Tensors, groups: Groups, evaluations: int, se
         rows = torch.stack([2 * chosen, 2 * chosen + 1], 1).flatten().to(table.device)
         return constrained_least_squares(kept.to(table.device)[rows], table[rows], weights[some].repeat_interleave(2), full, empty)
 
-    whole, halves = fitted(slice(None)), [fitted(slice(parity, None, 2)) for parity in range(2 if len(half) > 1 else 0)]
+    whole, halves = fitted(slice(None)), [fitted(slice(parity, None, 2)) for parity in range(2 if check and len(half) > 1 else 0)]
     spread = _spread(halves, whole, len(ends.here)) if halves else None
     return _found(view, groups, ends, whole, "completeness", baselines, spread, seed)
 
 
-def _permutation(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, run: Run) -> Found:
+def _permutation(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
     count = groups.count
     orders = permutations(count, max(2, evaluations // max(1, count - 1)), seed)
     prefixes = (orders.argsort(1)[:, None, :] < torch.arange(1, count)[None, :, None]).flatten(0, 1)
@@ -147,7 +149,7 @@ def _permutation(view: View, baselines: Tensors, groups: Groups, evaluations: in
     return _found(view, groups, ends, averages.values, "completeness", baselines, spread, seed)
 
 
-Estimator = Callable[[View, Tensors, Groups, int, int, Run], Found]
+Estimator = Callable[[View, Tensors, Groups, int, int, bool, Run], Found]
 ESTIMATORS: dict[str, Estimator] = {"kernel": _kernel, "permutation": _permutation}
 
 

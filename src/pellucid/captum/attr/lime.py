@@ -17,7 +17,7 @@ from ...inputs import Tensors, expanded
 from ...perturb import Groups, groups_of
 from ...seeds import generator, resolve_seed
 from ...view import InputView
-from ..linear_model import Model, SkLearnLasso
+from ..linear_model import LinearModel, Model, SkLearnLasso
 from .base import BaselineType, PerturbationAttribution, TargetType, as_tuple
 from .perturbation import _rows
 
@@ -75,9 +75,12 @@ class LimeBase(PerturbationAttribution):
             return self._fit(interpretable, scores.float(), torch.cat(similarities).float())
 
     def _fit(self, interpretable: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
-        data = TensorDataset(interpretable, scores, weights.to(scores.device))
-        with torch.random.fork_rng(devices=[]):  # a loader draws a number whenever it starts
-            self.interpretable_model.fit(DataLoader(data, batch_size=len(scores)))
+        batch = interpretable, scores, weights.to(scores.device)
+        if isinstance(self.interpretable_model, LinearModel):
+            self.interpretable_model.fit([batch])  # a loader would take it apart, example by example
+        else:
+            with torch.random.fork_rng(devices=[]):  # and draws a number whenever it starts
+                self.interpretable_model.fit(DataLoader(TensorDataset(*batch), batch_size=len(scores)))
         return self.interpretable_model.representation()
 
     def _perturbed(self, inputs: Any, kwargs: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
