@@ -76,11 +76,10 @@ class LimeBase(PerturbationAttribution):
 
     def _fit(self, interpretable: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
         batch = interpretable, scores, weights.to(scores.device)
-        if isinstance(self.interpretable_model, LinearModel):
-            self.interpretable_model.fit([batch])  # a loader would take it apart, example by example
-        else:
-            with torch.random.fork_rng(devices=[]):  # and draws a number whenever it starts
-                self.interpretable_model.fit(DataLoader(TensorDataset(*batch), batch_size=len(scores)))
+        # Our own takes the batch whole; a loader takes it apart, example by example.
+        own = isinstance(self.interpretable_model, LinearModel)
+        with torch.random.fork_rng(devices=[]):  # a new layer draws its weights, and a loader a number
+            self.interpretable_model.fit([batch] if own else DataLoader(TensorDataset(*batch), batch_size=len(scores)))
         return self.interpretable_model.representation()
 
     def _perturbed(self, inputs: Any, kwargs: dict[str, Any]) -> Iterator[tuple[Tensor, Any]]:
