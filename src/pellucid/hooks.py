@@ -75,9 +75,12 @@ def put(layers: Sequence[nn.Module], values: Tensors, of_input: bool = False, ca
 
 
 @contextmanager
-def around(layers: Sequence[nn.Module], before: Callable[[Any], Any], after: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
+def around(layers: Sequence[nn.Module], before: Callable[[nn.Module, Any], Any], after: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
     """While the block runs, `before` maps the layers' `(arguments, keywords)`, and `after` what they return."""
-    with _hooked(layers, True, lambda _, given: before(given)), _hooked(layers, False, lambda i, output: after(layers[i], output)):
+    with (
+        _hooked(layers, True, lambda i, given: before(layers[i], given)),
+        _hooked(layers, False, lambda i, output: after(layers[i], output)),
+    ):
         yield
 
 

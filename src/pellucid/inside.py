@@ -118,6 +118,8 @@ def look(
         at = view.features if points is None else points
         calls, scores = _watched(view, layers.layers, layers.of_input, graph, at)
         return Look(layers, layers.held(calls), len(at[0]), scores)
+    if isinstance(layers, list) and not layers:
+        raise OptionError("the list of layers is empty; give at least one")
     asked = [_named(view, layer) for layer in (layers if isinstance(layers, list) else [layers])]
     modules = tuple(module for module, _ in asked)
     names = [_name(view, module) for module in modules]

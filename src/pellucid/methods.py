@@ -139,12 +139,12 @@ def _shapley(
     asked: Asked,
     *,
     evaluations: int | None = None,
-    estimator: str = "kernel",
+    estimator: str = "auto",
     feature_mask: Tensor | Sequence[Tensor | None] | None = None,
 ) -> Found:
     features = asked.view.features
     references, groups = expanded(features, asked.baselines), groups_of(features, feature_mask)
-    return shapley(asked.view, references, groups, evaluations, estimator, asked.seed, asked.run)
+    return shapley(asked.view, references, groups, evaluations, estimator, asked.seed, run=asked.run)
 
 
 def _rise(asked: Asked, *, samples: int = 1000, cells: int = 7, seen: float = 0.5) -> Found:

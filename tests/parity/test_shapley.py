@@ -99,7 +99,7 @@ def test_kernel_shap_in_the_shape_of_groups(mlp):
     torch.testing.assert_close(in_groups.sum(1), (model(x) - model(torch.zeros_like(x)))[:, 1].detach())
 
 
-@pytest.mark.parametrize("estimator", ["kernel", "permutation"])
+@pytest.mark.parametrize("estimator", ["kernel", "odd_gp", "permutation"])
 def test_samples_are_efficient_and_come_close(estimator):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(14, 24), nn.Tanh(), nn.Linear(24, 2)).double(), torch.randn(2, 14).double()

@@ -33,6 +33,7 @@ PATHS: dict[str, str | None] = {
     "captum.attr._core.feature_permutation": "pellucid.captum.attr.perturbation",
     "captum.attr._core.kernel_shap": "pellucid.captum.attr.shapley",
     "captum.attr._core.shapley_value": "pellucid.captum.attr.shapley",
+    "captum.attr._core.dataloader_attr": "pellucid.captum.attr.dataloader",
     "captum.attr._core.lime": "pellucid.captum.attr.lime",
     "captum.attr._core.occlusion": "pellucid.captum.attr.perturbation",
     "captum.attr._core.layer": None,
@@ -60,6 +61,10 @@ PATHS: dict[str, str | None] = {
     "captum.attr._utils": None,
     "captum.attr._utils.input_layer_wrapper": "pellucid.captum.attr.models",
     "captum.attr._utils.attribution": "pellucid.captum.attr.base",
+    "captum.attr._utils.baselines": "pellucid.captum.attr.baselines",
+    "captum.attr._utils.stat": "pellucid.captum.attr.stat",
+    "captum.attr._utils.summarizer": "pellucid.captum.attr.stat",
+    "captum.attr._utils.class_summarizer": "pellucid.captum.attr.stat",
     "captum.attr._utils.lrp_rules": "pellucid.captum.attr.lrp",
     "captum.attr._utils.visualization": "pellucid.captum.attr.visualization",
 }

@@ -14,6 +14,7 @@ from ..errors import OptionError
 from ..explanation import Check, Found
 from ..inputs import Tensors, accurate, differentiable, joined
 from ..inside import Place
+from ..memory import is_out
 from ..view import InputView, View
 from .engine import OtherWay, Ruled, Ruling
 from .passes import Seen, refuse_hidden, ruled_pass, taped_pass
@@ -80,7 +81,7 @@ def deeplift(
     """
     same = all(bool((b == b[:1]).all()) for b in baselines)
     references = tuple(b[:1] for b in baselines) if same else baselines
-    return _explained(view, _Pairs(references, not same, attribute, place, _ruling(rule), run or Run()), 1, baselines)
+    return _explained(view, _Pairs(references, not same, attribute, place, rule, run or Run()), 1, baselines)
 
 
 def deeplift_shap(
@@ -105,16 +106,16 @@ def deeplift_shap(
     >>> bool(found.gap.abs().max() < 1e-5)
     True
     """
-    return _explained(view, _Pairs(references, False, attribute, place, _ruling(rule), run or Run()), len(references[0]), None)
+    return _explained(view, _Pairs(references, False, attribute, place, rule, run or Run()), len(references[0]), None)
 
 
-def _ruling(rule: str) -> Ruling:
+def _ruling(rule: str, elsewhere: set[str]) -> Ruling:
     if rule not in RULES:
         raise OptionError(f"rule {rule!r} is unknown; DeepLIFT's rules are {' and '.join(map(repr, RULES))}")
-    return RULES[rule](DEEPLIFT)
+    return RULES[rule](DEEPLIFT, elsewhere)
 
 
-RULES: dict[str, Callable[[Ruling], Ruling]] = {"rescale": lambda ruling: ruling, "reveal_cancel": revealing}
+RULES: dict[str, Callable[[Ruling, set[str]], Ruling]] = {"rescale": lambda ruling, _: ruling, "reveal_cancel": revealing}
 
 
 @dataclass(eq=False)
@@ -129,11 +130,15 @@ class _Pairs:
     own: bool
     attribute: Attribute
     place: Place | None
-    ruling: Ruling
+    rule: str
     run: Run
     sharing: bool = True
     complete: bool = True
     unseen: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.ruling = _ruling(self.rule, self.elsewhere)
 
     def block(self, view: InputView, points: Tensors, examples: slice, steps: slice) -> tuple[Tensor, Tensors]:
         """Scores here `(T, rows)`, and attributions, gaps and scores at the references."""
@@ -156,7 +161,9 @@ class _Pairs:
             scores = self._once(view, references, taping)
             wide = tuple(r.repeat_interleave(view.size, 0) for r in references)
             found = self._carried(view, points, taping, Seen(scores, (), wide), len(references[0]))
-        except (OtherWay, RuntimeError, ValueError, IndexError, TypeError):
+        except (OtherWay, RuntimeError, ValueError, IndexError, TypeError) as error:
+            if is_out(error):
+                raise
             return None
         return found if self.complete else None
 
@@ -166,6 +173,7 @@ class _Pairs:
         count, size = len(references[0]), view.size
         with torch.inference_mode(False), torch.enable_grad(), taping:
             leaves = tuple(r.detach().clone().requires_grad_() for r in references)
+            taping.sources = leaves
             output = view.some([0] * count).call(leaves)
             output = pytree.tree_map_only(
                 torch.Tensor, lambda t: t.repeat_interleave(size, 0) if t.dim() and len(t) == count else t, output
@@ -218,8 +226,13 @@ def _explained(view: InputView, pairs: _Pairs, count: int, baselines: Tensors | 
     law = "summation to delta" if pairs.attribute is differences else ""
     dtypes = [f.dtype for f in (features if pairs.place is None else total.values())]
     values = tuple(v.to(dtype) for v, dtype in zip(total.values(), dtypes, strict=True))
-    checks = (_unseen(pairs.unseen),) if pairs.unseen else ()
+    checks = (_unseen(pairs.unseen),) if pairs.unseen else (_rescaled(pairs.elsewhere),) if pairs.elsewhere else ()
     return Found(values, scores.values()[0], there.mean(2), baselines, law, notes={"sample_gap": gaps.transpose(1, 2)}, checks=checks)
+
+
+def _rescaled(names: set[str]) -> Check:
+    words = f"reveal_cancel is for activations directly behind weights; {', '.join(sorted(names))} got the rescale rule"
+    return Check("rules", True, words, float(len(names)))
 
 
 def _unseen(names: set[str]) -> Check:

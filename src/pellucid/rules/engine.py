@@ -132,6 +132,7 @@ class Ruling:
         by_output: names whose rules do not read the inputs, which then need no copy before work in place.
         graph: names whose rules use the operation's own gradient where it ran (`Op.pull`), which then costs no second run.
         places: whether rules want to know which module an operation belongs to.
+        nodes: names of autograd's nodes that are in the graph of the scores only where an operation escaped.
         choose: the rule of an operation, before its name is looked up; None: by name.
         apart: whether rules hand things to each other, so that several targets must go back one after another.
     """
@@ -145,6 +146,7 @@ class Ruling:
     by_output: frozenset[str] = frozenset()
     graph: frozenset[str] = frozenset()
     places: bool = False
+    nodes: frozenset[str] = frozenset()
     choose: Callable[[Op], Rule | None] | None = None
     apart: bool = False
 
@@ -200,6 +202,7 @@ class Ruled(TorchFunctionMode):
         self.ruling, self.taping, self.rows = ruling, taping, rows
         self.tape: Tape = []
         self.resting = 0
+        self.sources: tuple[Tensor, ...] = ()
         self.unseen: set[str] = set()
         self.met: dict[str, str] = {}
         self._reference = None if reference is None else iter(reference)
@@ -226,18 +229,27 @@ class Ruled(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         spelling = spelled(func)
-        if any(isinstance(a, nn.Parameter) and a.requires_grad for a in args) and not reads(func):
-            # Parameters that nobody froze: what is made of them does not depend on the features.
-            args, kwargs = pytree.tree_map_only(nn.Parameter, Tensor.detach, (args, kwargs))
+        if any(map(self._foreign, args)) and not reads(func):
+            args, kwargs = pytree.tree_map(lambda leaf: leaf.detach() if self._foreign(leaf) else leaf, (args, kwargs))
         changed = changed_by(spelling, args, kwargs)
         if changed is not None:
             self._save(changed)
         name, ruling = spelling.name, self.ruling
+        if name in ("grad", "backward") and not self.resting:
+            raise OptionError(
+                f"the model calls torch's {name!r} itself, and a gradient of a gradient has no rule; explain a part without it, or use a "
+                "method without rules, such as integrated_gradients"
+            )
         if self.resting or name in ruling.plain or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         places = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
-        active = sum(leaves[i].requires_grad and not isinstance(leaves[i], nn.Parameter) for i in places)
+        for i in places:
+            if self._foreign(leaves[i]):
+                leaves[i] = leaves[i].detach()
+        active = sum(leaves[i].requires_grad for i in places)
+        if any(isinstance(leaf, Tensor) and leaf.is_complex() and leaf.requires_grad for leaf in leaves):
+            self.unseen.add(f"complex {name!r}")
         if not active:
             _refuse_vmap(name, leaves)
             return func(*args, **kwargs)
@@ -247,6 +259,12 @@ class Ruled(TorchFunctionMode):
                 return result
         rule = ruling.of(name, active, sum(isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) for leaf in leaves) > 1)
         return func(*args, **kwargs) if rule is None else self._ruled(name, rule, func, leaves, spec, places, changed)
+
+    def _foreign(self, value: Any) -> bool:
+        """Parameters that nobody froze, and other sources of gradients than ours: they do not depend on the features."""
+        if not isinstance(value, Tensor) or not value.requires_grad or not value.is_leaf:
+            return False
+        return isinstance(value, nn.Parameter) or (bool(self.sources) and not any(value is source for source in self.sources))
 
     def _rewritten(self, name: str, args: Any, kwargs: Any, changed: Tensor | None) -> Any:
         self._rewriting.append(name)  # a rewrite may use the operation that it rewrites
@@ -263,7 +281,8 @@ class Ruled(TorchFunctionMode):
 
     def _ruled(self, name: str, rule: Rule, func: Any, leaves: list[Any], spec: Any, places: list[int], changed: Tensor | None) -> Any:
         inputs = [leaves[i] for i in places]
-        active = tuple(t.requires_grad and not isinstance(t, nn.Parameter) for t in inputs)
+        active = tuple(t.requires_grad for t in inputs)
+        original = list(leaves)
         parents = tuple(t.grad_fn if a else None for t, a in zip(inputs, active, strict=True))
         for i in places:  # an operation that held what comes out of it would never be freed
             leaves[i] = None
@@ -278,8 +297,11 @@ class Ruled(TorchFunctionMode):
         with torch.set_grad_enabled(with_graph):
             results, result_spec = run_all(*((t.detach() for t in inputs) if in_place else own), in_place=in_place)
         floats = [i for i, result in enumerate(results) if _is_float(result)]
-        if not floats:
-            return pytree.tree_unflatten(results, result_spec)
+        if not floats:  # what is complex keeps its own gradient; what is whole has none
+            if any(isinstance(result, Tensor) and result.is_complex() for result in results):
+                self.unseen.add(f"complex {name!r}")
+            live_args, live_kwargs = pytree.tree_unflatten(original, spec)
+            return func(*live_args, **live_kwargs)
         graph = (tuple(results[i] for i in floats), own) if with_graph else None
         outputs = [results[i].detach() if with_graph else results[i] for i in floats]
         if not in_place:
@@ -315,11 +337,14 @@ class Ruled(TorchFunctionMode):
     def _keep(self, tensors: Sequence[Tensor]) -> tuple[_Kept, ...]:
         kept = tuple(map(_Kept, tensors))
         for one in kept:
-            self._kept.setdefault(one.tensor.untyped_storage().data_ptr(), []).append(one)
+            if one.tensor.layout == torch.strided:
+                self._kept.setdefault(one.tensor.untyped_storage().data_ptr(), []).append(one)
         return kept
 
     def _save(self, changed: Tensor) -> None:
         """What rules will ask for is copied before the model overwrites it."""
+        if changed.layout != torch.strided:
+            return
         for kept in self._kept.pop(changed.untyped_storage().data_ptr(), ()):
             kept.tensor = kept.tensor.clone()
 
@@ -404,7 +429,7 @@ def _module() -> nn.Module | None:
     """The innermost module whose code is running: a frame's first argument, in the order of calls."""
     for frame in _frames():
         code = frame.f_code
-        if code.co_argcount:
+        if code.co_argcount and code.co_varnames[0] in ("self", "module"):
             owner = frame.f_locals.get(code.co_varnames[0])
             if isinstance(owner, nn.Module):
                 return owner
@@ -416,7 +441,11 @@ def _place(module: nn.Module | None) -> str:
 
 
 def _frames() -> Iterator[Any]:
+    """The frames of the model's code: not beyond our own call of it, as looking at a frame keeps its values alive."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
+    while frame is not None and frame.f_globals.get("__name__") not in OURS:
         yield frame
         frame = frame.f_back
+
+
+OURS = tuple(f"{__package__}.{name}" for name in ("passes", "compared"))

@@ -131,7 +131,7 @@ def _backwards(view: InputView, rule: Rule, method: str, place: Place | None, ru
 
     by_output = frozenset(("relu",) if rule is _guided else RELUS + OTHER_RECTIFIERS)
     rules = {**dict.fromkeys(RELUS + OTHER_RECTIFIERS, rectifier), **dict.fromkeys(OTHERS, other)}
-    ruling = Ruling(rules, RECURRENT, by_output=by_output)
+    ruling = Ruling(rules, RECURRENT, by_output=by_output, nodes=NODES)
 
     def verb(block: View, points: Tensors, *_: object) -> tuple[Tensor, Tensors]:
         assert isinstance(block, InputView)
@@ -146,7 +146,8 @@ def _backwards(view: InputView, rule: Rule, method: str, place: Place | None, ru
 
 
 # Recurrent cells hold rectifiers or none; the rest of an attention block is linear or a product, and keeps its own gradient.
-RECURRENT = {name: rewrite for name, rewrite in REWRITES.items() if name in ("rnn_relu", "rnn_relu_cell")}
+RECURRENT = {name: REWRITES[name] for name in ("rnn_relu", "rnn_relu_cell", "clamp_min", "clamp_max")}
+NODES = frozenset(words("Relu Elu Gelu Silu Mish Softplus LeakyRelu Prelu Hardswish"))
 
 
 def _check(met: dict[str, str], unseen: set[str], method: str) -> Check:

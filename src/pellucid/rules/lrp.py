@@ -21,7 +21,7 @@ from ..inside import Place
 from ..model import layers_of
 from ..view import InputView, View
 from .engine import Grads, Op, Rule, Ruled, Ruling
-from .passes import refuse_hidden, ruled_pass
+from .passes import NONLINEAR, refuse_hidden, ruled_pass
 from .relevance import (
     TINY,
     WITH_WEIGHTS,
@@ -41,7 +41,7 @@ from .relevance import (
 )
 from .rewrites import REWRITES, gated
 from .secants import BILINEAR, CONVOLUTIONS, IN_PIECES, POOLS, SCALE_FREE, SMOOTH
-from .spellings import MOVES, SUMS
+from .spellings import MOVES, SUMS, words
 
 __all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "lrp"]
 
@@ -77,25 +77,22 @@ def _constant(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return lambda input: function(input).detach()
 
 
-def _divided_into(input: Tensor, other: Any) -> Tensor:
-    scale: Tensor = other / input
-    return scale.detach()
-
-
 def _inverse_power(input: Tensor, exponent: Any) -> Any:
     return torch.pow(input, exponent).detach() if isinstance(exponent, int | float) and exponent < 0 else NotImplemented
 
 
 # Normalisation is a scale: what it divides by, and what opens a gate, gets no relevance.
 LRP_REWRITES: dict[str, Callable[..., Any]] = {
-    **{name: rewrite for name, rewrite in REWRITES.items() if name not in ("div", "rdiv")},
+    **REWRITES,
     **gated(_constant(torch.sigmoid)),
     "rsqrt": _constant(torch.rsqrt),
     "reciprocal": _constant(torch.reciprocal),
-    "rdiv": _divided_into,
     "pow": _inverse_power,
 }
-NORMS = ("var", "std", "norm", "linalg_norm", "linalg_vector_norm", "vector_norm")
+# What only scales others, or is linear in its first tensor: their own gradient is the rule.
+OWN = ("var", "std", "norm", "linalg_norm", "linalg_vector_norm", "grid_sample", "grid_sampler", "embedding_bag")
+# Arithmetic has rules too, so none of it may be in the graph by itself.
+NODES = NONLINEAR | frozenset(words("Mm Addmm Bmm Baddbmm Mul Div Convolution NativeBatchNorm Add Sub Mean Sum Pow"))
 DROPOUTS = tuple(name for name in SUMS if "dropout" in name)
 PASSED = ("relu", "pow", "square", "sqrt", *IN_PIECES, *SMOOTH, *SCALE_FREE, *DROPOUTS)
 
@@ -108,13 +105,12 @@ def _ruling(eps: float) -> Ruling:
         **dict.fromkeys(PASSED, passed),
         "softmax": softmax,
         "logsumexp": logsumexp,
-        "div": numerator,
-        "rdiv": passed,
+        **dict.fromkeys(("div", "rdiv"), numerator),
         **dict.fromkeys(("rsqrt", "reciprocal"), passed),  # what comes of it is made a constant
-        **dict.fromkeys(NORMS, _without_rule),  # what they scale treats them as constants
+        **dict.fromkeys(OWN, _without_rule),
     }
     native = frozenset({*MOVES, *POOLS})
-    return Ruling(rules, LRP_REWRITES, native, default=_without_rule, graph=frozenset(names - set(DROPOUTS)) | {"div"})
+    return Ruling(rules, LRP_REWRITES, native, default=_without_rule, graph=frozenset(names - set(DROPOUTS)) | {"div", "rdiv"}, nodes=NODES)
 
 
 def lrp(
@@ -149,6 +145,8 @@ def lrp(
     >>> torch.allclose(found.values[0].sum(2), found.scores, atol=1e-5)
     True
     """
+    if eps < 0:
+        raise OptionError(f"eps is {eps}; a stabiliser is not negative")
     pairs, run = _pairs(composite), run or Run()
     features = differentiable(view.features)
     refuse_hidden(view.roots, "lrp")
@@ -169,7 +167,7 @@ def lrp(
     run.each(run.ready(view, 1), 1, lambda examples, _: tuple(f[None, examples] for f in features), verb, found.append, "lrp")
     values = tuple(torch.cat([x[:, 0] for x in parts], 1) for parts in zip(*(part.gradients for part in found), strict=True))
     scores = torch.cat([part.scores[:, 0] for part in found], 1)
-    return Found(values, scores, law="conservation", checks=(_check(odd, named.passed_over),))
+    return Found(values, scores, law="conservation", checks=(_check(odd, named),))
 
 
 def attn_lrp(view: InputView, eps: float = 1e-6, place: Place | None = None, run: Run | None = None) -> Found:
@@ -190,7 +188,9 @@ def _pairs(composite: str | Composite) -> Composite:
         if composite not in COMPOSITES:
             raise OptionError(f"composite {composite!r} is unknown; the composites are {', '.join(COMPOSITES)}, or pairs (pattern, rule)")
         return COMPOSITES[composite]
-    pairs = tuple(composite)
+    if not isinstance(composite, list | tuple):
+        raise OptionError(f"composite is {composite!r}; give one of {', '.join(COMPOSITES)}, or pairs (pattern, rule)")
+    pairs: Composite = tuple(composite)
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
             raise OptionError(f"a composite is made of pairs (pattern, rule), with rules as in pellucid.rules.relevance; got {pair!r}")
@@ -207,9 +207,18 @@ class _Choice:
     def __post_init__(self) -> None:
         self.names = {module: name for root in self.roots for name, module in root.named_modules()}
         self.passed_over: set[str] = set()
+        self.fitted: set[int] = set()
+
+    @property
+    def idle(self) -> list[str]:
+        """Patterns that fitted nothing, of those that a person wrote."""
+        named = self.pairs in COMPOSITES.values()
+        return [] if named else [repr(pattern) for i, (pattern, _) in enumerate(self.pairs) if i not in self.fitted]
 
     def __call__(self, op: Op) -> Rule | None:
-        rule = next((rule for pattern, rule in self.pairs if self._fits(pattern, op)), None)
+        found = next((i for i, (pattern, _) in enumerate(self.pairs) if self._fits(pattern, op)), None)
+        self.fitted |= set() if found is None else {found}
+        rule = None if found is None else self.pairs[found][1]
         if rule is None or applies(rule, op):
             return rule
         self.passed_over.add(op.name)
@@ -247,14 +256,25 @@ def _is_activation(layer: nn.Module) -> bool:
     return own and empty and re.search(r"gelu|silu|swish|mish|activation|relu", type(layer).__name__, re.IGNORECASE) is not None
 
 
+def _by_element(layer: nn.Module, source: Tensor) -> bool:
+    """Whether the module maps each number by itself: the same numbers in another order give the same in that order."""
+    order = torch.randperm(source.numel(), generator=torch.Generator().manual_seed(0)).to(source.device)
+    with torch.no_grad():
+        try:
+            usual, other = (layer.forward(x.clone()) for x in (source.detach(), source.detach().flatten()[order].view(source.shape)))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        return bool(usual.shape == source.shape and torch.equal(usual.flatten()[order], other.flatten()))
+
+
 @contextmanager
 def _as_one(layers: Sequence[nn.Module], mode: Ruled) -> Iterator[None]:
     """While the block runs, each of the layers is one operation, that passes relevance on."""
     sources: list[Tensor | None] = []
 
-    def before(args: Any) -> Any:
+    def before(layer: nn.Module, args: Any) -> Any:
         (positional, keywords), source = args, args[0][0] if len(args[0]) == 1 and not args[1] else None
-        fits = isinstance(source, Tensor) and source.requires_grad and torch.is_grad_enabled()
+        fits = isinstance(source, Tensor) and source.requires_grad and torch.is_grad_enabled() and _by_element(layer, source)
         sources.append(source if fits else None)
         mode.resting += fits
         return ((source.detach(),) if fits and isinstance(source, Tensor) else positional), keywords
@@ -273,11 +293,13 @@ def _as_one(layers: Sequence[nn.Module], mode: Ruled) -> Iterator[None]:
         yield
 
 
-def _check(odd: Mapping[str, str], passed_over: set[str]) -> Check:
+def _check(odd: Mapping[str, str], choice: _Choice) -> Check:
     words = "every operation had a rule"
     if odd:
         places = ", ".join(f"{name}{where}" for name, where in sorted(odd.items()))
         words = f"{places}: no rule is known, so relevance was shared by the operation's own gradient"
-    if passed_over:
-        words += f"; the composite's rule is for weights, and was passed over for {', '.join(sorted(passed_over))}"
-    return Check("rules", not odd, words, float(len(odd)) if odd else None)
+    if choice.passed_over:
+        words += f"; the composite's rule is for weights, and was passed over for {', '.join(sorted(choice.passed_over))}"
+    if choice.idle:
+        words += f"; the composite's {', '.join(choice.idle)} fitted nothing"
+    return Check("rules", not odd and not choice.idle, words, float(len(odd)) if odd else None)

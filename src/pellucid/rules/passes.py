@@ -33,11 +33,12 @@ def ruled_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
     run.count(points)
     with torch.inference_mode(False), torch.enable_grad():
         leaves = leaves_at(points)
+        mode.sources = leaves if place is None else ()
         with mode:
             seen = None if place is None else look(view, place, graph=True, points=leaves)
             scores = view.score(leaves) if seen is None else seen.scores
         mode.finished()
-        mode.unseen |= unseen_in(scores)
+        mode.unseen |= unseen_in(scores, mode.ruling.nodes)
         seeded = scores * scores.detach() if relevance else scores
         try:
             found = back(seeded, leaves if seen is None else seen.held, mode.ruling.apart)
@@ -57,6 +58,7 @@ def taped_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
     run.count(points)
     with torch.inference_mode(False), torch.enable_grad():
         leaves = leaves_at(points)
+        mode.sources = leaves if place is None else ()
         with mode:
             seen = None if place is None else look(view, place, graph=True, points=leaves)
             scores = view.score(leaves) if seen is None else seen.scores
@@ -87,17 +89,19 @@ def _named(name: str, module: nn.Module) -> str:
     return f"layer {name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
 
 
-def unseen_in(scores: Tensor) -> set[str]:
+def unseen_in(scores: Tensor, names: frozenset[str]) -> set[str]:
     """Operations in the graph of the scores that should have had a rule, but ran where the mode did not see them."""
-    return {name for node in _nodes(scores) if (name := _escaped(node))}
+    return {name for node in _nodes(scores) if (name := _escaped(node, names))}
 
 
-def _escaped(node: torch.autograd.graph.Node) -> str:
+def _escaped(node: torch.autograd.graph.Node, names: frozenset[str]) -> str:
     kind = type(node).__name__
+    if kind == "CppFunction":
+        return "compiled or scripted code"
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return "" if kind in ("_BackwardBackward", "_CutBackward") else f"autograd.Function {kind.removesuffix('Backward')!r}"
     name = kind.rstrip("0123456789").removesuffix("Backward")
-    return f"{name!r}" if name in NONLINEAR else ""
+    return f"{name!r}" if name in names else ""
 
 
 def _nodes(scores: Tensor) -> Iterator[torch.autograd.graph.Node]:

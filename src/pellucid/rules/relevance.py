@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..inputs import accurate
 from .engine import Grads, Op, Rule
+from .secants import SHAPES, dim_of, is_inverse, places_of_quotient
 from .spellings import words
 
 __all__ = [
@@ -46,16 +47,18 @@ def stabilised(z: Tensor, eps: float) -> Tensor:
     return torch.copysign(torch.tensor(eps, dtype=wide.dtype, device=wide.device), wide).add_(wide)
 
 
-def share(op: Op, relevances: tuple[Tensor, ...], eps: float, parts: float = 1.0) -> Grads:
+def share(op: Op, relevances: tuple[Tensor, ...], eps: float) -> Grads:
     """Each input gets by what it contributed: `x * J' (R / z)`."""
-    weights = tuple(_divided(r, z, eps, parts) for r, z in zip(relevances, op.outputs, strict=True))
+    weights = tuple(portion(r, z, eps, z.dtype) for r, z in zip(relevances, op.outputs, strict=True))
     return tuple(None if g is None else g * x for g, x in zip(op.pull(*weights), op.inputs, strict=True))
 
 
-def _divided(relevance: Tensor, z: Tensor, eps: float, parts: float) -> Tensor:
+def portion(relevance: Tensor, z: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """`R / z`, nothing where both are zero, as large as the type can hold at most."""
     found = relevance / stabilised(z, eps)
     found = found if eps else found.nan_to_num(0.0, 0.0, 0.0)
-    return (found if parts == 1 else found / parts).to(z.dtype)
+    most = torch.finfo(dtype).max
+    return found.to(dtype) if dtype == found.dtype else found.clamp(-most, most).to(dtype)
 
 
 def epsilon(eps: float = EPSILON) -> Rule:
@@ -83,11 +86,11 @@ def passed(op: Op, *relevances: Tensor) -> Grads:
 def product(op: Op, *relevances: Tensor) -> Grads:
     """The factors of a product get equal parts (Achtibat et al. 2024, propositions 3.2, 3.3), an addend what it contributed.
 
-    A factor that comes out of a sigmoid is a gate: what it lets through takes all (Arras et al. 2017, section 3).
+    A factor that comes out of a sigmoid is a gate, one over something a scale: the other takes all (Arras et al. 2017, section 3).
     """
     addend = ADDENDS.get(op.name)
     factors = [a and i != addend for i, a in enumerate(op.active)]
-    gates = [f and _is_gate(parent) for f, parent in zip(factors, op.parents, strict=True)]
+    gates = [f and (_is_gate(parent) or is_inverse(parent)) for f, parent in zip(factors, op.parents, strict=True)]
     gated = any(gates) and sum(factors) > sum(gates)
     found = []
     for i, r in enumerate(share(op, relevances, TINY)):
@@ -117,20 +120,16 @@ def _is_gate(parent: Any) -> bool:
     return False
 
 
-SHAPES = {f"{name}Backward" for name in words("View Unsafe_View Reshape ReshapeAlias Expand Permute Transpose Unsqueeze Squeeze Clone")}
-
-
 def numerator(op: Op, *relevances: Tensor) -> Grads:
-    """A quotient is its numerator on another scale; a denominator alone gets all."""
+    """A quotient is its numerator on another scale: the denominator gets nothing, also where it stands alone."""
+    above, _ = places_of_quotient(op)
     found = share(op, relevances, TINY)
-    if not op.active[0]:
-        return passed(op, *relevances) if op.output.shape == op.inputs[-1].shape else found
-    return tuple(r if i == 0 else None if r is None else torch.zeros_like(r) for i, r in enumerate(found))
+    return tuple(None if r is None else r if i == above else torch.zeros_like(r) for i, r in enumerate(found))
 
 
 def softmax(op: Op, relevance: Tensor) -> Grads:
     """`R_i = x_i (R_i - s_i sum_j R_j)`, the first-order expansion. Achtibat et al. 2024, proposition 3.1."""
-    x, dim = op.inputs[0], op.argument(1, "dim")
+    x, dim = op.inputs[0], dim_of(op)
     found = x * (relevance - op.output * relevance.sum(dim, keepdim=True))
     return (torch.where(torch.isfinite(x), found, 0.0).to(x.dtype),)  # what is masked (-inf) has no part in it
 
@@ -235,8 +234,8 @@ def gamma(g: float = 0.25, eps: float = EPSILON) -> Rule:
         positive, negative, z = x.clamp(min=0), x.clamp(max=0), layer.op.output
         z_up = layer.run(positive, more, up_b) + layer.run(negative, less)
         z_down = layer.run(positive, less, down_b) + layer.run(negative, more)
-        up = ((z > 0) * relevance / stabilised(z_up, eps)).to(z.dtype)
-        down = ((z < 0) * relevance / stabilised(z_down, eps)).to(z.dtype)
+        up = portion((z > 0) * relevance, z_up, eps, z.dtype)
+        down = portion((z < 0) * relevance, z_down, eps, z.dtype)
         at_positive = layer.pull(more, up) + layer.pull(less, down)
         at_negative = layer.pull(less, up) + layer.pull(more, down)
         return positive * at_positive + negative * at_negative
@@ -259,11 +258,11 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON) -> R
         up_b, down_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
         total = torch.zeros_like(x)
         z_up = layer.run(positive, w_up, up_b) + layer.run(negative, w_down)
-        up = (alpha * relevance / stabilised(z_up, eps)).to(x.dtype)
+        up = portion(alpha * relevance, z_up, eps, x.dtype)
         total = positive * layer.pull(w_up, up) + negative * layer.pull(w_down, up)
         if beta:
             z_down = layer.run(positive, w_down, down_b) + layer.run(negative, w_up)
-            down = (-beta * relevance / stabilised(z_down, eps)).to(x.dtype)
+            down = portion(-beta * relevance, z_down, eps, x.dtype)
             total = total + positive * layer.pull(w_down, down) + negative * layer.pull(w_up, down)
         return total
 
@@ -287,7 +286,7 @@ def flat(eps: float = EPSILON) -> Rule:
 
 def _by_weights(layer: Weighted, relevance: Tensor, w: Tensor, eps: float) -> Tensor:
     z = layer.run(torch.ones_like(layer.parts[0]), w)
-    return layer.pull(w, (relevance / stabilised(z, eps)).to(w.dtype))
+    return layer.pull(w, portion(relevance, z, eps, w.dtype))
 
 
 def z_box(low: float | Tensor, high: float | Tensor, eps: float = EPSILON) -> Rule:
@@ -298,7 +297,7 @@ def z_box(low: float | Tensor, high: float | Tensor, eps: float = EPSILON) -> Ru
         lows, highs = (torch.as_tensor(bound, dtype=x.dtype, device=x.device).expand(x.shape) for bound in (low, high))
         w_up, w_down = w.clamp(min=0), w.clamp(max=0)
         z = layer.run(x, w) - layer.run(lows, w_up) - layer.run(highs, w_down)
-        part = (relevance / stabilised(z, eps)).to(x.dtype)
+        part = portion(relevance, z, eps, x.dtype)
         return x * layer.pull(w, part) - lows * layer.pull(w_up, part) - highs * layer.pull(w_down, part)
 
     return of_weights(found)
@@ -310,6 +309,6 @@ def reweighted(change: Callable[[Tensor], Tensor], bias: bool = True, eps: float
     def found(layer: Weighted, relevance: Tensor) -> Tensor:
         x, w, b = layer.parts
         z = layer.run(x, change(w), b if bias else None)
-        return x * layer.pull(change(w), (relevance / stabilised(z, eps)).to(x.dtype))
+        return x * layer.pull(change(w), portion(relevance, z, eps, x.dtype))
 
     return of_weights(found)

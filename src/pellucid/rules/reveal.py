@@ -14,16 +14,17 @@ from torch import Tensor
 
 from .engine import Grads, Op, Rule, Ruling
 from .relevance import WITH_WEIGHTS, Weighted, weighted
-from .secants import IN_PIECES, SMOOTH, ratio
+from .secants import IN_PIECES, SMOOTH, product, ratio
 
 __all__ = ["revealing"]
 
 Pair = tuple[Tensor, Tensor]
 
 
-def revealing(ruling: Ruling) -> Ruling:
-    """The ruling with RevealCancel for elementwise activations behind weights (and batch normalisation), as it is elsewhere.
+def revealing(ruling: Ruling, elsewhere: set[str]) -> Ruling:
+    """The ruling with RevealCancel for elementwise activations directly behind weights (and batch normalisation).
 
+    What is not gets the rescale rule, and its name is added to `elsewhere`.
     Source: Shrikumar, Greenside, Kundaje 2017, equations 12 to 15 and appendix B for the division by sign.
     """
     pending: WeakKeyDictionary[Op, list[Pair]] = WeakKeyDictionary()
@@ -34,6 +35,7 @@ def revealing(ruling: Ruling) -> Ruling:
             source = _source(op)
             parts = None if source is None or sum(op.active) > 1 else _contributions(source)
             if source is None or parts is None:
+                elsewhere.add(f"{op.name}{op.place}")
                 return usual(op, grad)
             up, down = parts
             pending.setdefault(source, []).append(tuple(grad * m for m in _multipliers(op, up, down)))  # type: ignore[arg-type]
@@ -42,9 +44,10 @@ def revealing(ruling: Ruling) -> Ruling:
         return rule
 
     def weights(op: Op, grad: Tensor) -> Grads:
-        usual, layer = op.pull(grad), weighted(op)
+        layer = weighted(op)
         if layer is None:
-            return usual
+            return product(op, grad)
+        usual = op.pull(grad)
         found = usual[layer.places[0]]
         for up, down in pending.pop(op, ()):
             through = _through(layer, up, down)
@@ -63,11 +66,10 @@ def revealing(ruling: Ruling) -> Ruling:
     rules = {
         **ruling.rules,
         **{name: activation(ruling.rules[name]) for name in names},
-        **dict.fromkeys(WITH_WEIGHTS - {"matmul", "baddbmm", "addbmm"}, weights),
+        **dict.fromkeys(WITH_WEIGHTS, weights),
         "batch_norm": normalised,
     }
-    kept = {"matmul", "baddbmm", "addbmm"}
-    return replace(ruling, rules=rules, alone=ruling.alone - WITH_WEIGHTS | kept, apart=True)
+    return replace(ruling, rules=rules, alone=ruling.alone - WITH_WEIGHTS, apart=True)
 
 
 def _source(op: Op) -> Op | None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..inputs import accurate
+
 __all__ = ["REWRITES", "gated"]
 
 
@@ -29,9 +31,33 @@ def native_layer_norm(
 
 
 def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    dims = tuple(range(-len(normalized_shape), 0))
-    square = input.pow(2).mean(dims, keepdim=True)
-    return _scaled(input * torch.rsqrt(square + (torch.finfo(input.dtype).eps if eps is None else eps)), weight, None)
+    dims, wide = tuple(range(-len(normalized_shape), 0)), input.to(accurate(input.dtype))
+    square = wide.pow(2).mean(dims, keepdim=True)
+    normal = wide / torch.sqrt(square + (torch.finfo(wide.dtype).eps if eps is None else eps))
+    return _scaled(normal.to(input.dtype), weight, None)
+
+
+def batch_norm(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *_: Any
+) -> Any:  # fmt: skip
+    """By the statistics of the batch; by fixed ones it is linear."""
+    if running_mean is not None and not training:
+        return NotImplemented
+    return _by_channel(_normalised(input, (0, *range(2, input.dim())), eps), weight, bias)
+
+
+def fixed_batch_norm(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
+    return found, input.new_empty(0), input.new_empty(0)
+
+
+def native_group_norm(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, examples: int, channels: int, places: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return group_norm(input, groups, weight, bias, eps), input.new_empty(0), input.new_empty(0)
 
 
 def group_norm(
@@ -51,8 +77,9 @@ def instance_norm(
 
 
 def _normalised(input: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    centred = input - input.mean(dims, keepdim=True)
-    return centred * torch.rsqrt(centred.pow(2).mean(dims, keepdim=True) + eps)
+    wide = input.to(accurate(input.dtype))  # squares of half precision overflow
+    centred = wide - wide.mean(dims, keepdim=True)
+    return (centred / torch.sqrt(centred.pow(2).mean(dims, keepdim=True) + eps)).to(input.dtype)
 
 
 def _scaled(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -65,10 +92,19 @@ def _by_channel(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> T
     return _scaled(normal, None if weight is None else weight.view(shape), None if bias is None else bias.view(shape))
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    if p != 2:
-        return input / input.abs().pow(p).sum(dim, keepdim=True).pow(1 / p).clamp_min(eps)
-    return input / input.pow(2).sum(dim, keepdim=True).sqrt().clamp_min(eps)
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
+    if not 0 < p < math.inf:
+        return NotImplemented
+    wide = input.to(accurate(input.dtype))
+    size = wide.pow(2).sum(dim, keepdim=True).sqrt() if p == 2 else wide.abs().pow(p).sum(dim, keepdim=True).pow(1 / p)
+    return (wide / size.clamp(min=eps)).to(input.dtype)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    shape = torch.broadcast_shapes(x1.shape, x2.shape)
+    x1, x2 = x1.expand(shape), x2.expand(shape)
+    sizes = [x.pow(2).sum(dim).sqrt().clamp(min=eps) for x in (x1, x2)]
+    return (x1 * x2).sum(dim) / (sizes[0] * sizes[1])
 
 
 def attention(
@@ -82,11 +118,13 @@ def attention(
     scores = torch.matmul(query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale), key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    weights = torch.softmax(scores, -1)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:  # a row that may look at nothing gets zeros, as in torch
-        weights = weights.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0)
+    if attn_mask is None:
+        weights = torch.softmax(scores, -1)
+    elif attn_mask.dtype == torch.bool:  # a row that may look at nothing gets zeros, as in torch
+        blind = ~attn_mask.any(-1, keepdim=True)
+        weights = torch.softmax(scores.masked_fill(~(attn_mask | blind), -torch.inf), -1).masked_fill(blind, 0.0)
+    else:
+        weights = torch.softmax(scores + attn_mask, -1)
     return torch.matmul(F.dropout(weights, dropout_p) if dropout_p else weights, value)
 
 
@@ -117,7 +155,11 @@ def multi_head_attention(
     q, k, v = (t.unflatten(2, (num_heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))
     mask = _mask(attn_mask, key_padding_mask, batch, num_heads, k.shape[2], q)
     scores = torch.matmul(q / math.sqrt(q.shape[-1]), k.transpose(-2, -1))
+    blind = None if mask is None or need_weights else (mask == -torch.inf).all(-1, keepdim=True)
+    if mask is not None and blind is not None:  # who may look at nothing gets zeros then, as in torch
+        mask = mask.masked_fill(blind, 0.0)
     chances = torch.softmax(scores if mask is None else scores + mask, -1)
+    chances = chances if blind is None else chances.masked_fill(blind, 0.0)
     chances = F.dropout(chances, dropout_p, training)
     out = torch.matmul(chances, v).permute(2, 0, 1, 3).flatten(2)
     out = F.linear(out, out_proj_weight, out_proj_bias)
@@ -143,18 +185,6 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
 
-def divide(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
-    if rounding_mode is not None:
-        return torch.div(input, other, rounding_mode=rounding_mode)
-    return input * (torch.reciprocal(other) if isinstance(other, Tensor) else 1 / other)
-
-
-def divide_into(input: Tensor, other: Any) -> Tensor:
-    """`other / input`."""
-    reciprocal: Tensor = other * torch.reciprocal(input)
-    return reciprocal
-
-
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Any:
     """Bounds that are tensors may change with the inputs."""
     if not isinstance(min, Tensor) and not isinstance(max, Tensor):
@@ -168,6 +198,14 @@ def set_by_mask(input: Tensor, index: Any, value: Any) -> Any:
     if not isinstance(index, Tensor) or index.dtype != torch.bool or isinstance(value, Tensor):
         return NotImplemented
     return torch.where(index.view(*index.shape, *(1,) * (input.dim() - index.dim())), value, input)
+
+
+def clamp_min(input: Tensor, min: Any) -> Any:
+    return torch.clamp(input, min=min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Any:
+    return torch.clamp(input, max=max)
 
 
 def distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Any:
@@ -304,8 +342,12 @@ REWRITES: Mapping[str, Callable[..., Any]] = {
     "normalize": normalize,
     "scaled_dot_product_attention": attention,
     "multi_head_attention_forward": multi_head_attention,
-    "div": divide,
-    "rdiv": divide_into,
+    "native_group_norm": native_group_norm,
+    "batch_norm": batch_norm,
+    "native_batch_norm_legit_no_training": fixed_batch_norm,
+    "cosine_similarity": cosine_similarity,
+    "clamp_min": clamp_min,
+    "clamp_max": clamp_max,
     "cdist": distances,
     "softmin": softmin,
     "clamp": clamp,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,12 +71,12 @@ def _slope_at(op: Op, point: Tensor) -> Tensor:
     return found.to(accurate(found.dtype))
 
 
-def smooth(relative: bool) -> Rule:
+def smooth(scale: Callable[[Tensor], Tensor] = torch.ones_like) -> Rule:
     """Rescale rule of a smooth function of one number.
 
     Near each other the quotient of differences is rounding, and the slope halfway is exact up to the square of the step.
-    The two errors meet at the cube root of the precision: of 1, or of the numbers for a function without a scale of its
-    own (`log`, powers).
+    The two errors meet at the cube root of the precision, in units of the `scale` on which the function bends: one, or the
+    distance from where it has a pole.
     """
 
     def rule(op: Op, grad: Tensor) -> Grads:
@@ -83,7 +84,7 @@ def smooth(relative: bool) -> Rule:
             return averaged(op, grad)
         x, x0, y, y0 = _points(op)
         step, eps = x - x0, torch.finfo(y.dtype).eps
-        near = step.abs() <= eps ** (1 / 3) * (torch.maximum(x.abs(), x0.abs()) if relative else 1.0)
+        near = step.abs() <= eps ** (1 / 3) * torch.minimum(scale(x), scale(x0))
         halfway = _slope_at(op, ((x + x0) / 2).to(op.output.dtype))
         return _one(op, grad.to(y) * ratio(y - y0, step, halfway, near))
 
@@ -107,7 +108,7 @@ def power(op: Op, grad: Tensor) -> Grads:
         x, x0, *_ = _points(op)
         slope = x + x0 if exponent == 2 else x * x + x * x0 + x0 * x0
         return _one(op, grad.to(slope) * slope)
-    return smooth(relative=True)(op, grad)
+    return smooth(torch.abs)(op, grad)
 
 
 def product(op: Op, grad: Tensor) -> Grads:
@@ -126,6 +127,31 @@ def rectified(op: Op, grad: Tensor) -> Grads:
     return _one(op, grad * share)
 
 
+def quotient(op: Op, grad: Tensor) -> Grads:
+    """`y = x / d`: from `x = y d` follows `change of x = mean y * change of d + mean d * change of y`, which is exact."""
+    if op.kwargs.get("rounding_mode") is not None:
+        return averaged(op, grad)
+    above, below = places_of_quotient(op)
+    if below is None or not op.active[below]:
+        return tuple(None if g is None else torch.where(grad == 0, 0.0, g) if g.shape == grad.shape else g for g in op.pull(grad))
+    (y, y0), (d, d0) = (op.output, op.at_reference[1][0]), (op.inputs[below], op.at_reference[0][below])
+    through = ratio(2 * grad, d + d0, 0.0)
+    below_share = torch.where(through == 0, 0.0, -through * (y + y0) / 2)  # what is not chosen may be infinite
+    shares = {above: through, below: below_share}
+    return tuple(shares[i].sum_to_size(t.shape) if a else None for i, (t, a) in enumerate(zip(op.inputs, op.active, strict=True)))
+
+
+def places_of_quotient(op: Op) -> tuple[int | None, int | None]:
+    """Where numerator and denominator are among the floating-point inputs; None where they are numbers or whole."""
+    given = [op.argument(0, "input", 0), op.argument(1, "other", 0)]
+    order = (1, 0) if op.name == "rdiv" else (0, 1)
+    found, places = 0, [None, None]
+    for argument in (0, 1):
+        if given[argument] is None:  # a floating-point tensor
+            places[argument], found = found, found + 1  # type: ignore[call-overload]
+    return places[order[0]], places[order[1]]
+
+
 def selection(op: Op, *grads: Tensor) -> Grads:
     """The larger of several: the whole change goes to the element that is the larger of the two maxima.
 
@@ -138,7 +164,7 @@ def selection(op: Op, *grads: Tensor) -> Grads:
     here = y < y0 if op.name in LOWER else y > y0
     total = torch.zeros_like(x)
     for point, chosen in ((x, here), (x0, ~here)):
-        moved = _moved(op, point, x - x0)
+        moved = _moved(op, point, (x - x0).nan_to_num(0, 0, 0))
         (found,) = (g for g in op.pull_at(_with(op, point), *_first(op, grads[0] * chosen * ratio(y - y0, moved, 0.0))) if g is not None)
         total = total + found
     return _one(op, total)
@@ -197,7 +223,13 @@ def larger(op: Op, *grads: Tensor) -> Grads:
     return tuple(h.sum_to_size(t.shape) for h, t in zip(halves, op.inputs, strict=True))
 
 
-LOWER = ("min", "amin", "minimum", "aminmax")
+LOWER = ("min", "amin", "minimum")
+
+
+def dim_of(op: Op) -> int:
+    """The dimension of a softmax; torch's old choice where none is given."""
+    dim = op.argument(1, "dim")
+    return int(dim) if dim is not None else 0 if op.inputs[0].dim() in (0, 1, 3) else 1
 
 
 def softmax(op: Op, grad: Tensor) -> Grads:
@@ -206,7 +238,7 @@ def softmax(op: Op, grad: Tensor) -> Grads:
     One exists, as logsumexp is convex, and no exponential can overflow or vanish.
     """
     (x,), (x0,), y, y0 = _wide(op.inputs), _wide(op.at_reference[0]), *_wide((op.output, op.at_reference[1][0]))
-    dim = op.argument(1, "dim")
+    dim = dim_of(op)
     log_y, log_y0 = x.log_softmax(dim), x0.log_softmax(dim)
     moved = (log_y - log_y0).nan_to_num(0, 0, 0)  # what is masked is -inf in both
     eps = torch.finfo(y.dtype).eps
@@ -218,7 +250,7 @@ def softmax(op: Op, grad: Tensor) -> Grads:
 def log_softmax(op: Op, grad: Tensor) -> Grads:
     """The identity less logsumexp."""
     (x,), (x0,), y, y0 = _wide(op.inputs), _wide(op.at_reference[0]), *_wide((op.output, op.at_reference[1][0]))
-    dim = op.argument(1, "dim")
+    dim = dim_of(op)
     through = grad.to(y)
     return (_less_shift(x, x0, y.exp(), y0.exp(), dim, through, through.sum(dim, keepdim=True)).to(op.inputs[0].dtype),)
 
@@ -296,11 +328,13 @@ def averaged(op: Op, *grads: Tensor, pieces: int = 1) -> Grads:
     predicted = [sum(w * s[i] for (_, w), s in zip(places, slopes, strict=True)) for i in range(len(grads))]
     changes = [y - y0 for y, y0 in zip(op.outputs, outputs, strict=True)]
     small = [p.abs() <= 1e-3 * torch.finfo(y.dtype).eps * y.abs() for p, y in zip(predicted, op.outputs, strict=True)]  # type: ignore[union-attr]
-    if pieces == 1 and any(bool((s & (c != 0)).any()) for s, c in zip(small, changes, strict=True)):
-        return averaged(op, *grads, pieces=PIECES)
+    lost = [s & (c != 0) if pieces == 1 else torch.zeros_like(s) for s, c in zip(small, changes, strict=True)]
+    again = averaged(op, *(g * b for g, b in zip(grads, lost, strict=True)), pieces=PIECES) if any(bool(b.any()) for b in lost) else None
+    grads = tuple(g * ~b for g, b in zip(grads, lost, strict=True))
     scaled = tuple(g * ratio(c, p, 1.0, s) for g, c, p, s in zip(grads, changes, predicted, small, strict=True))  # type: ignore[arg-type]
     parts = [tuple(None if g is None else w * g for g in op.pull_at(point, *scaled)) for point, (_, w) in zip(points, places, strict=True)]
-    return tuple(None if gs[0] is None else torch.stack([g for g in gs if g is not None]).sum(0) for gs in zip(*parts, strict=True))
+    whole = (*parts, again) if again is not None else tuple(parts)
+    return tuple(None if gs[0] is None else torch.stack([g for g in gs if g is not None]).sum(0) for gs in zip(*whole, strict=True))
 
 
 def _slope_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -335,9 +369,10 @@ def _forward_along(op: Op, point: tuple[Tensor, ...], step: tuple[Tensor, ...]) 
 
 
 def masked_product(op: Op, grad: Tensor) -> Grads:
-    """A product of which one factor has no gradient: where that differs from the reference, the change goes to the other."""
+    """A product; where one factor has no gradient and differs from the reference (a mask), the change goes to the other."""
     if sum(op.active) > 1 or op.reference is None:
-        return product(op, grad)
+        inverse = next((i for i, parent in enumerate(op.parents) if op.active[i] and is_inverse(parent)), None)
+        return product(op, grad) if inverse is None else _times_inverse(op, grad, inverse)
     own, index = op.pull(grad), op.active.index(True)
     factors = [next((v for i, v in enumerate(_factors(o)) if v is not None and i != index), None) for o in (op, op.reference)]
     here, there = factors
@@ -348,6 +383,35 @@ def masked_product(op: Op, grad: Tensor) -> Grads:
     kept = own[index]
     assert kept is not None
     return _one(op, torch.where(other, grad.to(y) * ratio(y - y0, x - x0, 0.0), kept.to(y)))
+
+
+def _times_inverse(op: Op, grad: Tensor, inverse: int) -> Grads:
+    """`y = x r` with `r` one over something: as the quotient that it is, so that both ways to write it give one answer."""
+    inputs, outputs = op.at_reference
+    r, r0, mean = op.inputs[inverse], inputs[inverse], (op.output + outputs[0]) / 2
+    through = ratio(2 * grad, r + r0, 0.0)
+    shares = {inverse: through * mean, 1 - inverse: through * r * r0}
+    return tuple(shares[i].sum_to_size(x.shape) if a else None for i, (x, a) in enumerate(zip(op.inputs, op.active, strict=True)))
+
+
+def is_inverse(parent: Any) -> bool:
+    """Whether a tensor is one over another, but for its shape."""
+    while parent is not None:
+        op = getattr(parent, "op", None)
+        if not isinstance(op, Op):
+            if type(parent).__name__.rstrip("0123456789") not in SHAPES:
+                return False
+            parent = parent.next_functions[0][0]
+            continue
+        if op.name in ("div", "rdiv"):
+            above, _ = places_of_quotient(op)
+            return above is None or not op.active[above]
+        exponent = op.argument(1, "exponent") if op.name == "pow" else None
+        return op.name in ("reciprocal", "rsqrt") or (isinstance(exponent, int | float) and exponent < 0)
+    return False
+
+
+SHAPES = {f"{name}Backward" for name in words("View UnsafeView Reshape ReshapeAlias Expand Permute Transpose T Unsqueeze Squeeze Clone")}
 
 
 def _factors(op: Op) -> list[Tensor | None]:
@@ -363,17 +427,21 @@ IN_PIECES = words(
 )
 SMOOTH = words(
     """elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus hardswish exp expm1 exp2 erf erfc sin cos tan sinh cosh atan
-    asinh softsign tanhshrink rpow asin acos"""
+    asinh softsign tanhshrink rpow"""
 )
-SCALE_FREE = words("log log1p log2 log10 digamma lgamma")
+SCALE_FREE = words("log log2 log10 digamma lgamma")
 BILINEAR = words("""mul matmul rmatmul einsum baddbmm addmm addbmm addmv addr outer ger tensordot inner bilinear linear""")
 CONVOLUTIONS = words("""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution""")
 POOLS = words("""max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""")
 
 SECANTS: Mapping[str, Rule] = {
     **dict.fromkeys(IN_PIECES, bent),
-    **dict.fromkeys(SMOOTH, smooth(relative=False)),
-    **dict.fromkeys(SCALE_FREE, smooth(relative=True)),
+    **dict.fromkeys(SMOOTH, smooth()),
+    **dict.fromkeys(SCALE_FREE, smooth(torch.abs)),
+    "log1p": smooth(lambda x: (1 + x).abs()),
+    **dict.fromkeys(("asin", "acos", "atanh"), smooth(lambda x: (1 - x.abs()).abs())),
+    "acosh": smooth(lambda x: (x - 1).abs()),
+    **dict.fromkeys(("div", "rdiv"), quotient),
     **dict.fromkeys(BILINEAR + CONVOLUTIONS, product),
     **dict.fromkeys(POOLS, pooled),
     **dict.fromkeys(("amax", "amin"), selection),

@@ -27,7 +27,9 @@ def spelled(func: Callable[..., Any]) -> Spelling:
         in_place, name = name[0] == "i", OTHER_WAY_ROUND.get(name, name[1:])
     else:
         in_place = written == "__setitem__" or (written.endswith("_") and not written.endswith("__"))
-    name = name.removeprefix("special_").removesuffix("_copy") if name not in SAME else name
+    name = name.removeprefix("special_")
+    if name.endswith("_copy") and name.removesuffix("_copy") in MOVES and name != "index_copy":
+        name = name.removesuffix("_copy")
     return Spelling(SAME.get(name, name), in_place)
 
 
@@ -61,16 +63,15 @@ DUNDERS = set(words("add sub mul truediv div pow matmul floordiv mod and or xor 
 OTHER_WAY_ROUND = {"rsub": "rsub", "rdiv": "rdiv", "rtruediv": "rdiv", "rpow": "rpow", "rmatmul": "rmatmul", "rmod": "rmod"}
 SAME = {
     "truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub", "negative": "neg",
-    "bmm": "matmul", "mm": "matmul", "mv": "matmul", "dot": "matmul", "inner": "inner", "absolute": "abs", "clip": "clamp",
-    "expit": "sigmoid", "float_power": "pow", "special_expit": "sigmoid", "special_softmax": "softmax", "special_erf": "erf",
-    "special_log_softmax": "log_softmax", "special_logsumexp": "logsumexp", "special_log1p": "log1p", "special_expm1": "expm1",
-    "hardshrink": "hardshrink", "log_sigmoid": "logsigmoid", "safe_softmax": "softmax", "_safe_softmax": "softmax",
-    "_softmax": "softmax", "convolution": "convolution", "_convolution": "convolution",
-    "_scaled_dot_product_attention_math": "scaled_dot_product_attention",
-    "_unsafe_view": "view", "concat": "cat", "concatenate": "cat", "clamp_min": "clamp", "clamp_max": "clamp",
+    "bmm": "matmul", "mm": "matmul", "mv": "matmul", "dot": "matmul", "vdot": "matmul", "linalg_matmul": "matmul",
+    "linalg_vecdot": "vecdot",
+    "absolute": "abs", "clip": "clamp", "expit": "sigmoid", "float_power": "pow", "fix": "trunc", "sgn": "sign",
+    "arctan": "atan", "arcsin": "asin", "arccos": "acos", "arcsinh": "asinh", "arctanh": "atanh", "arccosh": "acosh",
+    "safe_softmax": "softmax", "unsafe_view": "view", "concat": "cat", "concatenate": "cat", "fmax": "maximum", "fmin": "minimum",
+    "scaled_dot_product_attention_math": "scaled_dot_product_attention", "cudnn_batch_norm": "batch_norm",
     "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d", "max_pool3d_with_indices": "max_pool3d",
     "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d", "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
-    "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d", "cudnn_batch_norm": "batch_norm", "fmax": "maximum", "fmin": "minimum",
+    "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d",
 }  # fmt: skip
 
 # What only moves numbers, or gives none that a gradient goes through.
@@ -81,26 +82,26 @@ MOVES = frozenset(
         squeeze flatten ravel contiguous clone to type type_as float double half bfloat16 cpu cuda index_select gather take
         take_along_dim roll flip fliplr flipud rot90 tril triu t movedim moveaxis swapaxes swapdims adjoint unflatten narrow
         select diagonal view_as reshape_as as_strided pixel_shuffle pixel_unshuffle channel_shuffle detach requires_grad size
-        dim ndim numel nelement element_size stride storage_offset is_contiguous data_ptr set_grad_enabled new_zeros new_ones
+        dim numel nelement element_size stride storage_offset is_contiguous data_ptr set_grad_enabled new_zeros new_ones
         new_full new_empty new_tensor zeros_like ones_like full_like empty_like rand_like randn_like empty zeros ones full
         arange tensor as_tensor linspace eye rand randn randint item tolist numpy len format repr hash iter contains bool int
         long short index eq ne lt gt le ge isclose allclose equal isnan isinf isfinite all any argmax argmin argsort nonzero
-        bincount bucketize searchsorted fill zero setitem is_nested is_floating_point is_complex untyped_storage storage
-        get_device pin_memory logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or floordiv floor_divide
-        one_hot multinomial index_put scatter copy alias lift_fresh unsafe_chunk unsafe_split view_as_real view_as_complex
-        real imag deepcopy reduce_ex dtype device shape is_inference is_same_size size_hint _assert_async _assert_scalar
-        sym_size set_ isin unique meshgrid cartesian_prod broadcast_shapes result_type can_cast finfo promote_types and or
-        xor invert histc repeat tile repeat_interleave unfold im2col pad constant_pad_nd masked_select nan_to_num where
+        bincount bucketize searchsorted fill zero setitem is_floating_point is_complex untyped_storage storage get_device
+        pin_memory logical_not logical_and logical_or bitwise_not bitwise_and bitwise_or floordiv floor_divide one_hot
+        multinomial copy alias lift_fresh unsafe_chunk unsafe_split view_as_real view_as_complex real imag deepcopy reduce_ex
+        is_inference is_same_size sym_size isin unique meshgrid cartesian_prod result_type can_cast promote_types and or xor
+        invert histc repeat tile repeat_interleave unfold im2col pad constant_pad_nd masked_select nan_to_num where
         masked_fill maximum minimum max min amax amin"""
     )
 )
 # Sums with fixed weights, linear in all their tensors together.
 SUMS = frozenset(
     words(
-        """add sub rsub neg positive sum mean nanmean nansum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
-    upsample_linear1d upsample_trilinear3d upsample_bicubic2d grid_sampler grid_sample fold col2im cumsum diff trace index_add
-    scatter_add segment_reduce dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
-    native_dropout stft istft fft rfft ifft irfft batch_norm"""
+        """add sub rsub neg positive sum mean nanmean nansum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+        adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d
+        upsample_bilinear2d upsample_linear1d upsample_trilinear3d upsample_bicubic2d fold col2im cumsum diff trace index_add
+        scatter_add segment_reduce dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+        native_dropout stft istft fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn
+        fft_ifftn index_put scatter batch_norm"""
     )
 )

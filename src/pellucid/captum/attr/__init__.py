@@ -2,6 +2,8 @@
 
 from . import visualization
 from .base import Attribution, GradientAttribution, PerturbationAttribution
+from .baselines import ProductBaselines
+from .dataloader import DataLoaderAttribution
 from .deep_lift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from .gradient import GradientShap, InputXGradient, IntegratedGradients, Saliency
 from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
@@ -37,10 +39,28 @@ from .neuron import (
 from .noise import NoiseTunnel
 from .perturbation import FeatureAblation, FeaturePermutation, Occlusion
 from .shapley import KernelShap, ShapleyValues, ShapleyValueSampling
+from .stat import (
+    MSE,
+    ClassSummarizer,
+    CommonStats,
+    Count,
+    Max,
+    Mean,
+    Min,
+    StatValue,
+    StdDev,
+    Sum,
+    Summarizer,
+    SummarizerSingleTensor,
+    Var,
+)
 
 __all__ = [
-    "LRP",
     "Attribution",
+    "ClassSummarizer",
+    "CommonStats",
+    "Count",
+    "DataLoaderAttribution",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
@@ -55,6 +75,7 @@ __all__ = [
     "InternalInfluence",
     "InterpretableEmbeddingBase",
     "KernelShap",
+    "LRP",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
@@ -69,6 +90,10 @@ __all__ = [
     "LayerLRP",
     "Lime",
     "LimeBase",
+    "MSE",
+    "Max",
+    "Mean",
+    "Min",
     "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
@@ -83,10 +108,17 @@ __all__ = [
     "NoiseTunnel",
     "Occlusion",
     "PerturbationAttribution",
+    "ProductBaselines",
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
+    "StatValue",
+    "StdDev",
+    "Sum",
+    "Summarizer",
+    "SummarizerSingleTensor",
     "TokenReferenceBase",
+    "Var",
     "configure_interpretable_embedding_layer",
     "remove_interpretable_embedding_layer",
     "visualization",

@@ -13,7 +13,7 @@ from ...errors import OptionError
 from ...inputs import Tensors, draws, expanded
 from ...rules import deeplift, deeplift_shap
 from ...rules.compared import Attribute, differences, multipliers
-from .base import BaselineType, GradientAttribution, TargetType, answer, with_delta
+from .base import BaselineType, GradientAttribution, TargetType, answer, as_tuple, with_delta
 from .layer import LayerAttribution
 from .neuron import NeuronAttribution
 
@@ -31,10 +31,19 @@ def _attribute(custom: CustomFunction, multiply: bool) -> Attribute:
         raise OptionError(f"custom_attribution_func takes {count} arguments; it gets multipliers, inputs and baselines: one to three")
 
     def attribute(multiplied: Tensors, features: Tensors, references: Tensors) -> Tensors:
-        found = [custom(*(tuple(m[t] for m in multiplied), features, references)[:count]) for t in range(len(multiplied[0]))]
+        found = [_as_tuple(custom(*(tuple(m[t] for m in multiplied), features, references)[:count])) for t in range(len(multiplied[0]))]
         return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
     return attribute
+
+
+def _as_tuple(found: Any) -> Tensors:
+    values = as_tuple(found)
+    if not all(isinstance(value, Tensor) for value in values):
+        raise OptionError(
+            f"custom_attribution_func returned {type(found).__name__}; it must return a tensor, or a tuple with one for each input"
+        )
+    return values
 
 
 class DeepLift(GradientAttribution):
