@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from ..batch import Run
-from ..explanation import Found
+from ..explanation import Check, Found
 from ..inputs import Tensors
+from ..model import undisturbed
 from ..seeds import resolve_seed
-from ..view import View
+from ..view import InputView, View
 from .evaluate import coalition_scores, leave_one_out
 from .groups import Groups, groups_of
+from .incremental import pays, window_scores
 from .windows import Window
 
 __all__ = ["feature_ablation", "feature_permutation", "occlusion", "shuffled"]
@@ -115,7 +117,11 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
             found[window.input][row][box] = baselines[window.input][examples][box]
         return found
 
-    ends, scores = run.contrast(view, baselines, len(windows), points, "occlusion")
+    parts = _by_parts(view, baselines, windows, run)
+    if parts is None:
+        ends, scores = run.contrast(view, baselines, len(windows), points, "occlusion")
+    else:
+        ends, scores = run.settle(view, baselines), parts
     falls = ends.here[:, None] - scores
     totals = [falls.new_zeros(len(falls), falls.shape[2], *x.shape[1:]) for x in view.features]
     covered = [torch.zeros(x.shape[1:], dtype=falls.dtype, device=falls.device) for x in view.features]
@@ -127,7 +133,33 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
         (t / c).to(x.dtype if x.is_floating_point() else t.dtype) for t, c, x in zip(totals, covered, view.features, strict=True)
     )
     single = all(b.stop - b.start == 1 for window in windows for b in window.box)
-    return Found(values, ends.here, ends.there, baselines, pooling="sum" if single else "mean")
+    return Found(values, ends.here, ends.there, baselines, pooling="sum" if single else "mean", checks=() if parts is None else (PARTS,))
+
+
+PARTS = Check("incremental", True, "windows were computed only where they change a feature map, and one of them in full, to compare")
+LEAST_PLACES, LEAST_WINDOWS = 64 * 64, 16
+
+
+def _by_parts(view: View, baselines: Tensors, windows: Sequence[Window], run: Run) -> Tensor | None:
+    """The scores `(T, windows, B)` by incremental inference, where that is possible and pays."""
+    image = view.features[0]
+    whole = slice(0, image.shape[1])
+    if not isinstance(view, InputView) or run.at_most is not None or image.dim() != 4 or len(windows) < LEAST_WINDOWS:
+        return None
+    if image[0, 0].numel() < LEAST_PLACES or any(window.input or window.box[0] != whole for window in windows):
+        return None
+    starts = torch.tensor([[b.start for b in window.box[1:]] for window in windows])
+    size = tuple(max(b.stop - b.start for b in boxes) for boxes in zip(*(window.box[1:] for window in windows), strict=True))
+    with undisturbed(view.roots):
+        if not pays(view.some([0]), starts, (size[0], size[1])):
+            return None
+        found = []
+        for i in range(view.size):
+            scores = window_scores(view.some([i]), baselines[0][i : i + 1], starts, (size[0], size[1]))
+            if scores is None:
+                return None
+            found.append(scores)
+    return torch.stack(found, 2)
 
 
 def _per_feature(groups: Groups, by_group: Tensor, features: Tensors) -> Tensors:

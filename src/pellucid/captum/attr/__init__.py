@@ -56,6 +56,8 @@ from .stat import (
 )
 
 __all__ = [
+    "LRP",
+    "MSE",
     "Attribution",
     "ClassSummarizer",
     "CommonStats",
@@ -75,7 +77,6 @@ __all__ = [
     "InternalInfluence",
     "InterpretableEmbeddingBase",
     "KernelShap",
-    "LRP",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
@@ -90,7 +91,6 @@ __all__ = [
     "LayerLRP",
     "Lime",
     "LimeBase",
-    "MSE",
     "Max",
     "Mean",
     "Min",
