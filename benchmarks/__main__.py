@@ -7,6 +7,9 @@ import os
 THREADS = int(os.environ.setdefault("OMP_NUM_THREADS", "1"))
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import contextlib  # noqa: E402
+import importlib  # noqa: E402
+import io  # noqa: E402
 import platform  # noqa: E402
 import sys  # noqa: E402
 import warnings  # noqa: E402
@@ -35,7 +38,21 @@ def main() -> None:
             print(f"  {what:52} {figure:36} {goal}", flush=True)
             lines.append(f"| {what} | {figure} | {goal} |")
     if chosen == list(CASES):
+        for name in TABLES:
+            lines += ["", f"`python -m benchmarks.{name}`", "", "```", *_printed(name), "```"]
         Path(__file__).with_name("RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# Scripts with tables of their own.
+TABLES = ("occlusion", "shapley", "completeness")
+
+
+def _printed(name: str) -> list[str]:
+    """What a script prints, shown and kept."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        importlib.import_module(f"benchmarks.{name}").main()
+    print(f"\n{name}\n{text.getvalue()}", flush=True)
+    return text.getvalue().strip("\n").splitlines()
 
 
 if __name__ == "__main__":

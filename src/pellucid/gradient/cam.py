@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,10 @@ from ..inputs import Tensors
 from ..inside import Layer, Place, placed
 from ..model import undisturbed
 from ..perturb import feature_ablation, groups_of
+from ..rules import guided_backprop
 from ..view import InputView
 
-__all__ = ["CAMS", "LAYOUTS", "Grid", "channel_averaged", "class_activation_map", "grid_of"]
+__all__ = ["CAMS", "LAYOUTS", "Grid", "channel_averaged", "class_activation_map", "grid_of", "guided_grad_cam"]
 
 LAYOUTS = ("channels_first", "channels_last", "tokens")
 RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -296,3 +297,37 @@ CAMS: Mapping[str, Callable[[_Asked], tuple[Tensor, Tensor]]] = {
     "score_cam": _score,
     "score_cam_interpretdl": _score_as_in_interpretdl,
 }
+
+
+def guided_grad_cam(
+    view: InputView,
+    layer: Layer | Place,
+    of_input: bool = False,
+    layout: str | None = None,
+    special: int | None = None,
+    run: Run | None = None,
+) -> Found:
+    """Guided backpropagation times the Grad-CAM of a layer, resized to each input.
+
+    Source: Selvaraju et al. 2017, section 3.2. `layer`, `of_input`, `layout`, `special`: as for `class_activation_map`.
+
+    >>> import torch; from pellucid.view import at_input
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2))
+    >>> guided_grad_cam(at_input(net, torch.rand(2, 1, 8, 8), target=1), net[1]).values[0].shape
+    torch.Size([1, 2, 1, 8, 8])
+    """
+    run = run or Run()
+    small = class_activation_map(view, layer, "grad_cam", of_input, layout, special, False, run).values[0]
+    found = guided_backprop(view, run=run)
+    values = tuple(g * _over(small, g) for g in found.values)
+    return replace(found, values=values)
+
+
+def _over(small: Tensor, wide: Tensor) -> Tensor:
+    """A map `(T, B, 1, h, w)` in the places of `(T, B, C, H, W)`."""
+    if wide.dim() != small.dim():
+        raise InputError(
+            f"an input of shape {tuple(wide.shape[1:])} has other dimensions than the map of the layer, {tuple(small.shape[1:])}"
+        )
+    found: Tensor = resized(small.flatten(0, 1), wide.shape[3:]).unflatten(0, small.shape[:2])
+    return found

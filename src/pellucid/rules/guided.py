@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from ..batch import Part, Run
-from ..errors import InputError
 from ..explanation import Check, Found
-from ..gradient.cam import class_activation_map, resized
 from ..inputs import Tensors, differentiable
-from ..inside import Layer, Place
+from ..inside import Place
 from ..view import InputView, View
 from .engine import Grads, Op, Rule, Ruled, Ruling
 from .passes import refuse_hidden, ruled_pass
 from .rewrites import REWRITES
 from .spellings import words
 
-__all__ = ["deconvolution", "guided_backprop", "guided_grad_cam"]
+__all__ = ["deconvolution", "guided_backprop"]
 
 RELUS = ("relu", "relu6", "threshold")
 # Rectifiers that let something through below zero, or bend smoothly: the rule of ReLU is extended to them, which is said.
@@ -75,40 +71,6 @@ def deconvolution(view: InputView, place: Place | None = None, run: Run | None =
     torch.Size([1, 4, 3])
     """
     return _backwards(view, _deconvolved, "deconvolution", place, run or Run())
-
-
-def guided_grad_cam(
-    view: InputView,
-    layer: Layer | Place,
-    of_input: bool = False,
-    layout: str | None = None,
-    special: int | None = None,
-    run: Run | None = None,
-) -> Found:
-    """Guided backpropagation times the Grad-CAM of a layer, resized to each input.
-
-    Source: Selvaraju et al. 2017, section 3.2. `layer`, `of_input`, `layout`, `special`: as for `class_activation_map`.
-
-    >>> import torch; from pellucid.view import at_input
-    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 2))
-    >>> guided_grad_cam(at_input(net, torch.rand(2, 1, 8, 8), target=1), net[1]).values[0].shape
-    torch.Size([1, 2, 1, 8, 8])
-    """
-    run = run or Run()
-    small = class_activation_map(view, layer, "grad_cam", of_input, layout, special, False, run).values[0]
-    found = guided_backprop(view, run=run)
-    values = tuple(g * _over(small, g) for g in found.values)
-    return replace(found, values=values)
-
-
-def _over(small: Tensor, wide: Tensor) -> Tensor:
-    """A map `(T, B, 1, h, w)` in the places of `(T, B, C, H, W)`."""
-    if wide.dim() != small.dim():
-        raise InputError(
-            f"an input of shape {tuple(wide.shape[1:])} has other dimensions than the map of the layer, {tuple(small.shape[1:])}"
-        )
-    found: Tensor = resized(small.flatten(0, 1), wide.shape[3:]).unflatten(0, small.shape[:2])
-    return found
 
 
 def _backwards(view: InputView, rule: Rule, method: str, place: Place | None, run: Run) -> Found:

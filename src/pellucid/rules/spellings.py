@@ -68,7 +68,7 @@ SAME = {
     "absolute": "abs", "clip": "clamp", "expit": "sigmoid", "float_power": "pow", "fix": "trunc", "sgn": "sign",
     "arctan": "atan", "arcsin": "asin", "arccos": "acos", "arcsinh": "asinh", "arctanh": "atanh", "arccosh": "acosh",
     "safe_softmax": "softmax", "unsafe_view": "view", "concat": "cat", "concatenate": "cat", "fmax": "maximum", "fmin": "minimum",
-    "scaled_dot_product_attention_math": "scaled_dot_product_attention", "cudnn_batch_norm": "batch_norm",
+    "cudnn_batch_norm": "batch_norm", "log_sigmoid": "logsigmoid",
     "max_pool1d_with_indices": "max_pool1d", "max_pool2d_with_indices": "max_pool2d", "max_pool3d_with_indices": "max_pool3d",
     "adaptive_max_pool1d_with_indices": "adaptive_max_pool1d", "adaptive_max_pool2d_with_indices": "adaptive_max_pool2d",
     "adaptive_max_pool3d_with_indices": "adaptive_max_pool3d",
