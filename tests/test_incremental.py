@@ -403,7 +403,8 @@ def test_whether_it_pays():
     assert not pays(view, starts[:2], (5, 5))
 
 
-def test_occlusion_uses_it_where_it_pays_and_says_so():
+def test_occlusion_uses_it_where_it_pays_and_says_so(monkeypatch):
+    monkeypatch.setattr("pellucid.perturb.methods.pays", lambda *_: True)
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
