@@ -209,7 +209,9 @@ class _Witness:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         points, wanted = args[: len(self._features)], self._left > 0
-        wanted = wanted and all(p.shape == f.shape and torch.equal(p, f) for p, f in zip(points, self._features, strict=True))
+        wanted = wanted and all(
+            type(p) is Tensor and p.shape == f.shape and torch.equal(p, f) for p, f in zip(points, self._features, strict=True)
+        )
         self._left -= 1
         output = self._model(*args, **kwargs)
         if wanted:
