@@ -16,11 +16,13 @@ from ..inputs import Tensors, accurate, differentiable, joined
 from ..inside import Place
 from ..memory import is_out
 from ..view import InputView, View
-from .engine import OtherWay, Ruled, Ruling
+from .averaged import averaged
+from .engine import OtherWay, Ruled
+from .operation import Ruling
 from .passes import Seen, refuse_hidden, ruled_pass, taped_pass
 from .reveal import revealing
 from .rewrites import REWRITES, gated
-from .secants import BILINEAR, CONVOLUTIONS, SECANTS, averaged
+from .secants import BILINEAR, CONVOLUTIONS, SECANTS
 from .spellings import MOVES, SUMS
 
 __all__ = ["DEEPLIFT", "Attribute", "deeplift", "deeplift_shap", "differences", "multipliers"]

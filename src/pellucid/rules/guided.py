@@ -10,7 +10,8 @@ from ..explanation import Check, Found
 from ..inputs import Tensors, differentiable
 from ..inside import Place
 from ..view import InputView, View
-from .engine import Grads, Op, Rule, Ruled, Ruling
+from .engine import Ruled
+from .operation import Grads, Op, Rule, Ruling
 from .passes import refuse_hidden, ruled_pass
 from .rewrites import REWRITES
 from .spellings import words

@@ -20,7 +20,8 @@ from ..inputs import Tensors, differentiable
 from ..inside import Place
 from ..model import layers_of
 from ..view import InputView, View
-from .engine import Grads, Op, Rule, Ruled, Ruling
+from .engine import Ruled
+from .operation import Grads, Op, Rule, Ruling
 from .passes import NONLINEAR, refuse_hidden, ruled_pass
 from .relevance import (
     TINY,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import OptionError
 from ..inputs import accurate
-from .engine import Grads, Op, Rule
+from .operation import Grads, Op, Rule
 from .secants import SHAPES, dim_of, is_inverse, places_of_quotient
 from .spellings import words
 

@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .engine import Grads, Op, Rule, Ruling
+from .averaged import ratio
+from .operation import Grads, Op, Rule, Ruling
 from .relevance import WITH_WEIGHTS, Weighted, weighted
-from .secants import IN_PIECES, SMOOTH, product, ratio
+from .secants import IN_PIECES, SMOOTH, product
 
 __all__ = ["revealing"]
 

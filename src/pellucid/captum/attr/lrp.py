@@ -14,7 +14,7 @@ from ...explanation import Found
 from ...hooks import watch
 from ...model import layers_of, undisturbed
 from ...rules import lrp
-from ...rules.engine import Rule
+from ...rules.operation import Rule
 from ...rules.relevance import epsilon, passed, reweighted
 from ...view import InputView
 from .base import GradientAttribution, TargetType, answer, as_tuple, compute_gradients, with_delta
