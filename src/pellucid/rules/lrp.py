@@ -32,7 +32,6 @@ from .relevance import (
     flat,
     gamma,
     logsumexp,
-    numerator,
     passed,
     product,
     share,
@@ -78,6 +77,15 @@ def _constant(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return lambda input: function(input).detach()
 
 
+def _over_constant(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """A quotient is its numerator on another scale; what only stands in a denominator gets nothing."""
+    if rounding_mode is not None:
+        return NotImplemented
+    if not isinstance(input, Tensor) or not input.requires_grad:
+        return torch.div(input, other).detach()
+    return torch.div(input, other.detach() if isinstance(other, Tensor) else other)
+
+
 def _inverse_power(input: Tensor, exponent: Any) -> Any:
     return torch.pow(input, exponent).detach() if isinstance(exponent, int | float) and exponent < 0 else NotImplemented
 
@@ -88,6 +96,8 @@ LRP_REWRITES: dict[str, Callable[..., Any]] = {
     **gated(_constant(torch.sigmoid)),
     "rsqrt": _constant(torch.rsqrt),
     "reciprocal": _constant(torch.reciprocal),
+    "div": _over_constant,
+    "rdiv": lambda input, other: (other / input).detach(),
     "pow": _inverse_power,
 }
 # What only scales others, or is linear in its first tensor: their own gradient is the rule.
@@ -106,8 +116,8 @@ def _ruling(eps: float) -> Ruling:
         **dict.fromkeys(PASSED, passed),
         "softmax": softmax,
         "logsumexp": logsumexp,
-        **dict.fromkeys(("div", "rdiv"), numerator),
-        **dict.fromkeys(("rsqrt", "reciprocal"), passed),  # what comes of it is made a constant
+        "div": linear,
+        **dict.fromkeys(("rdiv", "rsqrt", "reciprocal"), passed),  # what comes of it is made a constant
         **dict.fromkeys(OWN, _without_rule),
     }
     native = frozenset({*MOVES, *POOLS})

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..inputs import accurate
 from .operation import Grads, Op, Rule
-from .secants import SHAPES, dim_of, is_inverse, places_of_quotient
+from .secants import SHAPES, dim_of, is_inverse
 from .spellings import words
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "flat",
     "gamma",
     "logsumexp",
-    "numerator",
     "passed",
     "product",
     "reweighted",
@@ -118,13 +117,6 @@ def _is_gate(parent: Any) -> bool:
         else:
             return False
     return False
-
-
-def numerator(op: Op, *relevances: Tensor) -> Grads:
-    """A quotient is its numerator on another scale: the denominator gets nothing, also where it stands alone."""
-    above, _ = places_of_quotient(op)
-    found = share(op, relevances, TINY)
-    return tuple(None if r is None else r if i == above else torch.zeros_like(r) for i, r in enumerate(found))
 
 
 def softmax(op: Op, relevance: Tensor) -> Grads:
