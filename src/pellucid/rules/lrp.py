@@ -268,14 +268,16 @@ def _is_activation(layer: nn.Module) -> bool:
 
 
 def _by_element(layer: nn.Module, source: Tensor) -> bool:
-    """Whether the module maps each number by itself: the same numbers in another order give the same in that order."""
-    order = torch.randperm(source.numel(), generator=torch.Generator().manual_seed(0)).to(source.device)
+    """Whether the module maps each number by itself: some stay as they are when the others are made zero."""
+    sample = source.detach()[: None if source.numel() <= 4096 else 1].clone()
+    irregular = (torch.arange(sample.numel(), device=sample.device) * 2654435761 >> 16) & 1 == 1
+    kept = irregular.view(sample.shape)
     with torch.no_grad():
         try:
-            usual, other = (layer.forward(x.clone()) for x in (source.detach(), source.detach().flatten()[order].view(source.shape)))
+            usual, other = layer.forward(sample.clone()), layer.forward(torch.where(kept, sample, 0.0))
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False
-        return bool(usual.shape == source.shape and torch.equal(usual.flatten()[order], other.flatten()))
+        return bool(usual.shape == sample.shape and torch.equal(usual[kept], other[kept]))
 
 
 @contextmanager
