@@ -274,10 +274,10 @@ def _by_element(layer: nn.Module, source: Tensor) -> bool:
     kept = irregular.view(sample.shape)
     with torch.no_grad():
         try:
-            usual, other = layer.forward(sample.clone()), layer.forward(torch.where(kept, sample, 0.0))
+            usual, other, rest = (layer.forward(torch.where(m, sample, 0.0)) for m in (torch.ones_like(kept), kept, ~kept))
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False
-        return bool(usual.shape == sample.shape and torch.equal(usual[kept], other[kept]))
+        return bool(usual.shape == sample.shape and torch.equal(usual[kept], other[kept]) and torch.equal(usual[~kept], rest[~kept]))
 
 
 @contextmanager
