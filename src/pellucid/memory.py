@@ -90,7 +90,8 @@ def ignored(points: Tensors) -> None:
 def rows_within(view: View, passed: Passed = ignored, forward: Forward | None = None) -> int:
     """How many examples one call may hold; `forward` is what is done with their view, to score it by default."""
     each, device = max(1, bytes_per_example(view, passed, forward)), view.features[0].device
-    few = min(CPU_FEW, CPU_BUDGET_OF_FEW // each) if device.type != "cuda" else 1
+    # Where only the part behind a layer is kept, the pass before it gains from many rows.
+    few = (CPU_BUDGET_OF_FEW // each if forward else min(CPU_FEW, CPU_BUDGET_OF_FEW // each)) if device.type != "cuda" else 1
     return max(1, few, budget(device) // each)
 
 
