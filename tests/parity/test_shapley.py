@@ -178,3 +178,10 @@ def test_a_future():
     for name in ("ShapleyValueSampling", "ShapleyValues"):
         found = getattr(ours, name)(later).attribute_future(x, target=1, n_samples=40).wait()
         torch.testing.assert_close(found, ours.ShapleyValues(model).attribute(x, target=1))
+
+
+@pytest.mark.parametrize("method", ["shapley", "lime"])
+def test_a_photograph_pixel_by_pixel_is_refused_with_the_way_out(method):
+    picture = torch.zeros(1, 3, 64, 64)
+    with pytest.raises(OptionError, match=r"12288 numbers .*superpixels"):
+        pellucid.explain(lambda x: x.mean((1, 2, 3)), picture, None, method)

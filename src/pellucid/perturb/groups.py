@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError, OptionError, need
 from ..inputs import Tensors
 
-__all__ = ["Groups", "groups_of", "superpixels"]
+__all__ = ["Groups", "few_enough", "groups_of", "superpixels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,22 @@ def _filled(features: Tensors, ids: list[Tensor | None]) -> Tensors:
         found.append(given if given is not None else torch.arange(free, free + size, device=feature.device).view(1, *feature.shape[1:]))
         free += size if given is None else 0
     return tuple(found)
+
+
+MOST_GROUPS = 10_000
+
+
+def few_enough(groups: Groups, what: str) -> None:
+    """Refuse a fit whose matrix, groups x groups, would not fit into memory.
+
+    Raises:
+        OptionError: more than 10,000 groups.
+    """
+    if groups.count > MOST_GROUPS:
+        raise OptionError(
+            f"{what} fits {groups.count} numbers for each example, {MOST_GROUPS} at most; put features together with feature_mask "
+            "(images: pellucid.perturb.superpixels), or use feature_ablation or occlusion"
+        )
 
 
 SEGMENTERS = ("slic", "quickshift", "felzenszwalb")

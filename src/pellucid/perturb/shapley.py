@@ -16,7 +16,7 @@ from ..seeds import resolve_seed, spread_of
 from ..view import View
 from .estimators import banzhaf_of_all, constrained_least_squares, interactions_of_all, shapley_of_all, shapley_of_orders
 from .evaluate import Design, coalition_scores
-from .groups import Groups, groups_of
+from .groups import Groups, few_enough, groups_of
 from .odd_gp import odd_gp
 from .sampling import every, pairs, permutations
 
@@ -56,7 +56,7 @@ def shapley(
     `notes["groups"]`, `(T, groups, B)`, are the values of the groups.
 
     Raises:
-        OptionError: an unknown estimator, or too few evaluations.
+        OptionError: an unknown estimator, too few evaluations, or more than 10,000 groups.
 
     >>> import torch; from pellucid.view import at_input
     >>> layer, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
@@ -71,6 +71,7 @@ def shapley(
     asked = evaluations if evaluations is not None else 2**count if count <= 10 else 2048 + 2 * count
     if count <= EXACT_GROUPS and 2**count - 2 <= asked:
         return _of_all(view, baselines, groups, shapley_of_all, "completeness", run)
+    few_enough(groups, "shapley")
     if asked < 2:
         raise OptionError(f"evaluations is {evaluations}; at least two are needed for {count} groups")
     return ESTIMATORS[estimator](view, baselines, groups, asked, resolve_seed(seed), check, run)

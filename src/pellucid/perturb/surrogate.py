@@ -14,7 +14,7 @@ from ..inputs import Tensors
 from ..seeds import generator, resolve_seed, spread_of
 from ..view import View
 from .evaluate import Design, coalition_scores
-from .groups import Groups, groups_of
+from .groups import Groups, few_enough, groups_of
 
 __all__ = ["SURROGATES", "lime", "weighted_lasso", "weighted_ridge"]
 
@@ -47,7 +47,7 @@ def lime(
         alpha: strength of its penalty; by default 1 for ridge and 0.01 of the scores' spread for lasso.
 
     Raises:
-        OptionError: an unknown surrogate; no samples.
+        OptionError: an unknown surrogate; no samples; more than 10,000 groups.
 
     >>> import torch; from pellucid.view import at_input
     >>> layer, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
@@ -60,6 +60,7 @@ def lime(
     if samples < 1:
         raise OptionError(f"samples is {samples}; at least one is needed")
     run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
+    few_enough(groups, "lime")
     kept = torch.rand(samples, groups.count, generator=generator(seed, 0)) < 0.5
     ends, scores = coalition_scores(view, groups, baselines, Design(samples, lambda steps: kept[steps]), run, "lime")
     rows = torch.cat([torch.ones(1, groups.count, dtype=torch.bool), kept]).to(scores.device, torch.float64)
