@@ -12,6 +12,7 @@ import pellucid
 from pellucid.captum import attr
 from pellucid.errors import PellucidError
 from pellucid.rules import deconvolution, deeplift, guided_backprop, lrp
+from pellucid.rules.secants import IN_PIECES, SCALE_FREE, SMOOTH, WITH_POLES
 from pellucid.view import at_input
 
 D = torch.float64
@@ -374,3 +375,12 @@ def test_functions_with_poles_are_complete_near_them(function):
     x, x0 = (pole + near, pole + 2 * near) if pole is not None else (1 - near, 1 - 2 * near)
     found = lifted(lambda x: function(x).sum(1), x, x0)
     assert (found.gap.abs() <= 1e-9 * (found.scores - found.baseline_scores).abs()).all()
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, *IN_PIECES, *SCALE_FREE, *WITH_POLES])
+def test_every_elementwise_operation_has_a_rule_of_relevance(name):
+    function = getattr(F, name, None) or getattr(torch, name, None)
+    if function is None or name in ("rpow", "prelu", "threshold", "clamp", "rrelu"):  # take further arguments
+        return
+    x = torch.full((2, 3), 1.5 if name == "acosh" else 0.4, dtype=D)
+    assert lrp(at_input(lambda x: function(x).sum(1), x)).checks[0].passed, name

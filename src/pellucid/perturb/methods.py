@@ -159,6 +159,7 @@ def _by_parts(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
             if scores is None:
                 return None
             found.append(scores)
+    run.forwards += len(windows) * view.size  # in parts
     return torch.stack(found, 2)
 
 

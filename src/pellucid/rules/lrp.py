@@ -39,8 +39,8 @@ from .relevance import (
     w_square,
     z_plus,
 )
-from .rewrites import REWRITES, gated
-from .secants import BILINEAR, CONVOLUTIONS, IN_PIECES, POOLS, SCALE_FREE, SMOOTH
+from .rewrites import REWRITES, gated, with_constant_scales
+from .secants import BILINEAR, CONVOLUTIONS, IN_PIECES, POOLS, SCALE_FREE, SMOOTH, WITH_POLES
 from .spellings import MOVES, SUMS, words
 
 __all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "lrp"]
@@ -93,6 +93,7 @@ def _inverse_power(input: Tensor, exponent: Any) -> Any:
 # Normalisation is a scale: what it divides by, and what opens a gate, gets no relevance.
 LRP_REWRITES: dict[str, Callable[..., Any]] = {
     **REWRITES,
+    **with_constant_scales(),
     **gated(_constant(torch.sigmoid)),
     "rsqrt": _constant(torch.rsqrt),
     "reciprocal": _constant(torch.reciprocal),
@@ -105,7 +106,7 @@ OWN = ("var", "std", "norm", "linalg_norm", "linalg_vector_norm", "grid_sample",
 # Arithmetic has rules too, so none of it may be in the graph by itself.
 NODES = NONLINEAR | frozenset(words("Mm Addmm Bmm Baddbmm Mul Div Convolution NativeBatchNorm Add Sub Mean Sum Pow"))
 DROPOUTS = tuple(name for name in SUMS if "dropout" in name)
-PASSED = ("relu", "pow", "square", "sqrt", *IN_PIECES, *SMOOTH, *SCALE_FREE, *DROPOUTS)
+PASSED = ("relu", "pow", "square", "sqrt", *IN_PIECES, *SMOOTH, *SCALE_FREE, *WITH_POLES, *DROPOUTS)
 
 
 def _ruling(eps: float) -> Ruling:

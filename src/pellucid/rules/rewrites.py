@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,23 @@ from torch import Tensor
 
 from ..inputs import accurate
 
-__all__ = ["REWRITES", "gated"]
+__all__ = ["REWRITES", "gated", "with_constant_scales"]
+
+
+# What the deviation is made of: the values themselves, or for a rule that takes it for a constant, detached.
+Hold = Callable[[Tensor], Tensor]
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def layer_norm(
-    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
-) -> Tensor:
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any,
+    hold: Hold = _same
+) -> Tensor:  # fmt: skip
     dims = tuple(range(-len(normalized_shape), 0))
-    return _scaled(_normalised(input, dims, eps), weight, bias)
+    return _scaled(_normalised(input, dims, eps, hold), weight, bias)
 
 
 def native_layer_norm(
@@ -30,21 +40,23 @@ def native_layer_norm(
     return layer_norm(input, normalized_shape, weight, bias, eps), mean, scale
 
 
-def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None, *, hold: Hold = _same
+) -> Tensor:
     dims, wide = tuple(range(-len(normalized_shape), 0)), input.to(accurate(input.dtype))
-    square = wide.pow(2).mean(dims, keepdim=True)
+    square = hold(wide).pow(2).mean(dims, keepdim=True)
     normal = wide / torch.sqrt(square + (torch.finfo(wide.dtype).eps if eps is None else eps))
     return _scaled(normal.to(input.dtype), weight, None)
 
 
 def batch_norm(
     input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
-    training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *_: Any
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5, *_: Any, hold: Hold = _same
 ) -> Any:  # fmt: skip
     """By the statistics of the batch; by fixed ones it is linear."""
     if running_mean is not None and not training:
         return NotImplemented
-    return _by_channel(_normalised(input, (0, *range(2, input.dim())), eps), weight, bias)
+    return _by_channel(_normalised(input, (0, *range(2, input.dim())), eps, hold), weight, bias)
 
 
 def fixed_batch_norm(
@@ -61,25 +73,26 @@ def native_group_norm(
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any, hold: Hold = _same
 ) -> Tensor:
     grouped = input.reshape(input.shape[0], num_groups, -1)
-    return _by_channel(_normalised(grouped, (-1,), eps).reshape(input.shape), weight, bias)
+    return _by_channel(_normalised(grouped, (-1,), eps, hold).reshape(input.shape), weight, bias)
 
 
 def instance_norm(
     input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None, weight: Tensor | None = None,
-    bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5, *_: Any
+    bias: Tensor | None = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5, *_: Any,
+    hold: Hold = _same
 ) -> Tensor:  # fmt: skip
     if not use_input_stats and running_mean is not None:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    return _by_channel(_normalised(input, tuple(range(2, input.dim())), eps), weight, bias)
+    return _by_channel(_normalised(input, tuple(range(2, input.dim())), eps, hold), weight, bias)
 
 
-def _normalised(input: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+def _normalised(input: Tensor, dims: tuple[int, ...], eps: float, hold: Hold) -> Tensor:
     wide = input.to(accurate(input.dtype))  # squares of half precision overflow
     centred = wide - wide.mean(dims, keepdim=True)
-    return (centred / torch.sqrt(centred.pow(2).mean(dims, keepdim=True) + eps)).to(input.dtype)
+    return (centred / torch.sqrt(hold(centred).pow(2).mean(dims, keepdim=True) + eps)).to(input.dtype)
 
 
 def _scaled(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -368,3 +381,9 @@ def gated(gate: Gate) -> Mapping[str, Callable[..., Any]]:
         "lstm_cell": _cell(lstm(gate), 2),
         "gru_cell": _cell(gru(gate), 1),
     }
+
+
+def with_constant_scales() -> Mapping[str, Callable[..., Any]]:
+    """The normalisations, for rules that take what they divide by for a constant."""
+    names = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm")
+    return {name: partial(REWRITES[name], hold=Tensor.detach) for name in names}

@@ -26,6 +26,7 @@ __all__ = [
     "SECANTS",
     "SHAPES",
     "SMOOTH",
+    "WITH_POLES",
     "dim_of",
     "is_inverse",
     "places_of_quotient",
@@ -376,6 +377,12 @@ SMOOTH = words(
     asinh softsign tanhshrink rpow"""
 )
 SCALE_FREE = words("log log2 log10 digamma lgamma")
+# By how far a number is from where they end.
+WITH_POLES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "log1p": lambda x: (1 + x).abs(),
+    **dict.fromkeys(("asin", "acos", "atanh"), lambda x: (1 - x.abs()).abs()),
+    "acosh": lambda x: (x - 1).abs(),
+}
 BILINEAR = words("""mul matmul rmatmul einsum baddbmm addmm addbmm addmv addr outer ger tensordot inner bilinear linear""")
 CONVOLUTIONS = words("""conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution""")
 POOLS = words("""max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d""")
@@ -384,9 +391,7 @@ SECANTS: Mapping[str, Rule] = {
     **dict.fromkeys(IN_PIECES, bent),
     **dict.fromkeys(SMOOTH, smooth()),
     **dict.fromkeys(SCALE_FREE, smooth(torch.abs)),
-    "log1p": smooth(lambda x: (1 + x).abs()),
-    **dict.fromkeys(("asin", "acos", "atanh"), smooth(lambda x: (1 - x.abs()).abs())),
-    "acosh": smooth(lambda x: (x - 1).abs()),
+    **{name: smooth(distance) for name, distance in WITH_POLES.items()},
     **dict.fromkeys(("div", "rdiv"), quotient),
     **dict.fromkeys(BILINEAR + CONVOLUTIONS, product),
     **dict.fromkeys(POOLS, pooled),
