@@ -2,7 +2,7 @@
 
 A game is a scikit-learn model on a bundled data set, a row to explain and the mean row as baseline. The error is squared and
 in parts of the squared Shapley values, the median over rows and seeds. The reference is enumeration, an exact walk through
-the trees, or very many antithetic orders. SHAP's and shapiq's KernelSHAP take part where they are installed.
+the trees, or very many antithetic orders. SHAP and shapiq take part where they are installed.
 """
 
 from __future__ import annotations
@@ -205,19 +205,31 @@ def shap_kernel(game: Game, budget: int, seed: int) -> Tensor:
     return torch.from_numpy(explainer.shap_values(game.row[None].numpy(), nsamples=budget, l1_reg=0, silent=True)[0])
 
 
-def shapiq_kernel(game: Game, budget: int, seed: int) -> Tensor:
-    """The KernelSHAP of shapiq."""
-    import shapiq
+def of_shapiq(kind: str, **options: Any) -> Callable[[Game, int, int], Tensor]:
+    """One of shapiq's approximators."""
 
-    approximator = shapiq.KernelSHAP(len(game.row), random_state=seed)
-    found = approximator.approximate(budget, lambda kept: game.play(torch.from_numpy(kept).bool()).numpy())
-    return torch.from_numpy(found.get_n_order_values(1))
+    def estimate(game: Game, budget: int, seed: int) -> Tensor:
+        import shapiq
+
+        approximator = getattr(shapiq.approximator, kind)(n=len(game.row), random_state=seed, **options)
+        found = approximator.approximate(budget, lambda kept: game.play(torch.from_numpy(np.atleast_2d(kept)).bool()).numpy())
+        return torch.from_numpy(found.get_n_order_values(1))
+
+    return estimate
 
 
+PEERS: dict[str, tuple[str, Callable[[Game, int, int], Tensor]]] = {
+    "shap KernelExplainer": ("shap", shap_kernel),
+    "shapiq KernelSHAP, pairs": ("shapiq", of_shapiq("KernelSHAP", pairing_trick=True)),
+    "shapiq KernelSHAP-IQ": ("shapiq", of_shapiq("InconsistentKernelSHAPIQ", index="SII", pairing_trick=True)),
+    "shapiq permutations": ("shapiq", of_shapiq("PermutationSamplingSV")),
+    "shapiq SVARM, pairs": ("shapiq", of_shapiq("SVARM", pairing_trick=True)),
+    "shapiq ProxySPEX": ("lightgbm", of_shapiq("ProxySPEX", index="SV")),
+}
 ESTIMATORS: dict[str, Callable[[Game, int, int], Tensor]] = {
     "Captum KernelShap": captum_kernel,
     "Captum ShapleyValueSampling": captum_sampling,
-    **{name: estimator for name, estimator in (("shap", shap_kernel), ("shapiq", shapiq_kernel)) if importlib.util.find_spec(name)},
+    **{label: estimator for label, (package, estimator) in PEERS.items() if importlib.util.find_spec(package)},
     "paired least squares": least_squares,
     "Odd-GP": gaussian_process,
 }

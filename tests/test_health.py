@@ -360,7 +360,9 @@ def test_a_healthy_case_passes_every_check_of_its_method(method):
     model = Mlp().eval() if method in ("guided_backprop", "deconvolution") else smooth()
     explanation = pellucid.explain(model, X, 1, method, seed=0, strict=True, **options)
     expected = {"target", "finite", "signal", "mode"}
-    expected |= {"completeness"} if method in ("integrated_gradients", "gradient_shap", "deeplift", "deeplift_shap", "shapley") else set()
+    expected |= (
+        {"completeness"} if method in ("integrated_gradients", "gradient_shap", "deeplift", "deeplift_shap", "shapley", "owen") else set()
+    )
     expected |= {"rules"} if method in ("guided_backprop", "deconvolution") else set()
     expected |= {"rules", "conservation"} if method in ("lrp", "attn_lrp") else set()
     expected |= {"spread"} if method in RANDOM else set()

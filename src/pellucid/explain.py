@@ -14,7 +14,7 @@ from torch import Tensor
 from .batch import Run
 from .errors import IncompleteAttribution, OptionError, UntrustedResult
 from .explanation import Check, Cost, Display, Explanation, Found, Pooling
-from .inputs import Tensors, as_tensors, differentiable, draws, expanded
+from .inputs import Tensors, as_tensors, differentiable, draws, references
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
 from .methods import DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
@@ -83,7 +83,9 @@ def explain(
         method: a name in `pellucid.METHODS`, or in `pellucid.MAPS` (class activation maps of a layer); Captum's class names
             are understood too.
         baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
-            example, a tuple of these; for gradient_shap and deeplift_shap a distribution `(N, ...)` or a function that returns one.
+            example, a function of the input (`pellucid.perturb`: mean, blur, token), a tuple of these; for gradient_shap and
+            deeplift_shap a distribution `(N, ...)` or a function that returns one; for perturbation methods also several
+            references (`marginal`, `others`), over which scores are meant.
         args: what the model gets after the inputs, not attributed: a tuple, or a single argument.
         kwargs: what it gets by keyword.
         classes: names of the classes.
@@ -190,6 +192,7 @@ def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, c
     return replace(
         common,
         attributions=tuple(v[0] for v in found.values),
+        errors=None if found.errors is None else tuple(e[0] for e in found.errors),
         scores=found.scores[0],
         baseline_scores=None if found.baseline_scores is None else found.baseline_scores[0],
         target=str(pick),
@@ -252,8 +255,11 @@ def _inside(view: InputView, question: Question, method: str, run: Run) -> tuple
     inner, where = placed(view, seen.place, seen.features), {"layer": seen.place.words}
     if method in WITHOUT_BASELINES or (method in WITHOUT_GRADIENT and question.baselines is None):
         return inner, None, where
-    points = draws(view.features, question.baselines) if method in DISTRIBUTIONS else expanded(view.features, question.baselines)
-    return inner, lifted(view, seen.place, points), where
+    points = draws(view.features, question.baselines) if method in DISTRIBUTIONS else references(view.features, question.baselines)
+    if points[0].dim() == view.features[0].dim():
+        return inner, lifted(view, seen.place, points), where
+    at_layer = lifted(view, seen.place, tuple(p.flatten(0, 1) for p in points))
+    return inner, tuple(p.unflatten(0, (-1, view.size)) for p in at_layer), where
 
 
 def _guessed(output: Any, view: InputView, question: Question) -> _Guess:

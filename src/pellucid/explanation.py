@@ -43,6 +43,7 @@ class Found:
         pooling: how the numbers of one thing (the colours of a pixel, the embedding of a token) become one where a person
             looks: the "sum" of parts of the score, the "norm" of a gradient, the "mean" of a number that a group shares.
         checks: what the method itself noticed.
+        errors: standard errors of the values, of their shapes, where the method knows them.
     """
 
     values: tuple[Tensor, ...]
@@ -55,12 +56,16 @@ class Found:
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     pooling: Pooling = "sum"
     checks: tuple[Check, ...] = ()
+    errors: tuple[Tensor, ...] | None = None
 
     def of_target(self, index: int) -> Found:
         """What was found for one of several targets; the dimension of targets stays, with length one."""
         one = slice(index, index + 1)
         cut = {name: value[one] for name in ("scores", "baseline_scores", "spread") if (value := getattr(self, name)) is not None}
-        return replace(self, values=tuple(v[one] for v in self.values), notes={n: v[one] for n, v in self.notes.items()}, **cut)
+        errors = None if self.errors is None else tuple(e[one] for e in self.errors)
+        return replace(
+            self, values=tuple(v[one] for v in self.values), errors=errors, notes={n: v[one] for n, v in self.notes.items()}, **cut
+        )
 
     @property
     def gap(self) -> Tensor | None:
@@ -151,6 +156,7 @@ class Explanation:
         baseline_scores: `(B,)`, the score of the baselines, where the method has any.
         predictions: `(B,)` the class with the highest output and its probability `(B,)`, for models with classes.
         method, options, target: what was asked, in words that can be asked again.
+        errors: standard errors of the attributions, of their shapes, where the method knows them (sampled Shapley values, LIME).
         health: what was checked, and how it came out.
         cost, provenance: what it cost and where it comes from.
         display: what a picture needs to know.
@@ -166,6 +172,7 @@ class Explanation:
     baseline_scores: Tensor | None = None
     predictions: Tensor | None = None
     confidences: Tensor | None = None
+    errors: tuple[Tensor, ...] | None = None
     health: tuple[Check, ...] = ()
     cost: Cost = Cost()
     provenance: Provenance = field(default_factory=Provenance)
@@ -273,6 +280,7 @@ class Explanation:
             attributions=grouped["attributions"],
             features=grouped["features"],
             baselines=grouped["baselines"] or None,
+            errors=grouped["errors"] or None,
             **{name: tensors.get(name) for name in SINGLES},  # type: ignore[arg-type]
             method=words["method"],
             target=words["target"],
@@ -284,5 +292,5 @@ class Explanation:
         )
 
 
-GROUPS = ("attributions", "features", "baselines")
+GROUPS = ("attributions", "features", "baselines", "errors")
 SINGLES = ("scores", "baseline_scores", "predictions", "confidences")

@@ -13,10 +13,10 @@ from torch.utils import _pytree as pytree
 
 from .errors import InputError
 
-__all__ = ["Baseline", "Call", "Tensors", "accurate", "as_tensors", "differentiable", "draws", "expanded", "joined", "tile"]
+__all__ = ["Baseline", "Call", "Tensors", "accurate", "as_tensors", "differentiable", "draws", "expanded", "joined", "references", "tile"]
 
 Tensors = tuple[Tensor, ...]
-Baseline = Tensor | float | int | None
+Baseline = Tensor | float | int | Callable[[Tensor], Tensor] | None
 
 
 def as_tensors(inputs: Tensor | Sequence[Tensor], what: str = "inputs") -> Tensors:
@@ -75,6 +75,8 @@ def differentiable(features: Tensors) -> Tensors:
 def expanded(features: Tensors, baselines: Baseline | Sequence[Baseline], what: str = "baselines") -> Tensors:
     """One baseline per input, of its shape: zeros for None; numbers and single examples are spread over the batch.
 
+    A function of the input (`pellucid.perturb.fills`) is asked for its baseline.
+
     Raises:
         InputError: another number of baselines than inputs, or a shape that is not that of an input, of one example of
             it, or a number's.
@@ -83,9 +85,39 @@ def expanded(features: Tensors, baselines: Baseline | Sequence[Baseline], what: 
     return tuple(_expand(x, b, f"{what}[{i}]" if len(given) > 1 else what) for i, (x, b) in enumerate(zip(features, given, strict=True)))
 
 
+def references(features: Tensors, baselines: Baseline | Sequence[Baseline], what: str = "baselines") -> Tensors:
+    """As `expanded`, where baselines are of the features' shapes; `(R, B, ...)` each where there are several for an example.
+
+    Raises:
+        InputError: as `expanded`, or different numbers of references.
+    """
+    given = _one_each(features, baselines, what)
+    asked = tuple(b(x) if callable(b) else b for x, b in zip(features, given, strict=True))
+    if not any(isinstance(b, Tensor) and b.dim() > x.dim() for x, b in zip(features, asked, strict=True)):
+        return expanded(features, asked, what)
+    found = tuple(_several(x, b, f"{what}[{i}]" if len(given) > 1 else what) for i, (x, b) in enumerate(zip(features, asked, strict=True)))
+    most = max(len(b) for b in found)
+    if any(len(b) not in (1, most) for b in found):
+        raise InputError(f"{what} have {[len(b) for b in found]} references for the inputs; give as many for each, or one")
+    return tuple(b.expand(most, *b.shape[1:]) for b in found)
+
+
+def _several(feature: Tensor, baseline: Any, what: str) -> Tensor:
+    if not isinstance(baseline, Tensor) or baseline.dim() <= feature.dim():
+        return _expand(feature, baseline, what)[None]
+    fits = baseline.dim() == feature.dim() + 1 and baseline.shape[2:] == feature.shape[1:] and baseline.shape[1] in (1, len(feature))
+    if not fits or not len(baseline):
+        raise InputError(
+            f"{what} has shape {tuple(baseline.shape)}; several references for the input {tuple(feature.shape)} are "
+            f"(references, {len(feature)} or 1, ...)"
+        )
+    _check_values(baseline, what)
+    return baseline.detach().to(feature).expand(len(baseline), *feature.shape)
+
+
 def _one_each(features: Tensors, values: Any, what: str) -> tuple[Any, ...]:
-    if values is None:
-        return (None,) * len(features)
+    if values is None or callable(values):
+        return (values,) * len(features)
     given = tuple(values) if isinstance(values, tuple | list) else (values,)
     if len(given) != len(features):
         raise InputError(f"{len(given)} {what} for {len(features)} inputs; give one for each, or None for zeros")
@@ -95,8 +127,10 @@ def _one_each(features: Tensors, values: Any, what: str) -> tuple[Any, ...]:
 def _expand(feature: Tensor, baseline: Any, what: str) -> Tensor:
     if baseline is None:
         return torch.zeros_like(feature)
+    if callable(baseline):
+        baseline = baseline(feature)
     if not isinstance(baseline, Tensor | int | float):
-        raise InputError(f"{what} is {type(baseline).__name__}; it must be a tensor, a number or None")
+        raise InputError(f"{what} is {type(baseline).__name__}; it must be a tensor, a number, a function of the input or None")
     value = torch.as_tensor(baseline, dtype=feature.dtype, device=feature.device).detach()
     if not feature.is_floating_point() and not torch.equal(value.double(), torch.as_tensor(baseline, device=feature.device).double()):
         raise InputError(f"{what} has values that the input's type {feature.dtype} cannot hold; give whole numbers, or inputs.float()")
@@ -107,6 +141,7 @@ def _expand(feature: Tensor, baseline: Any, what: str) -> Tensor:
         raise InputError(
             f"{what} has shape {tuple(value.shape)}; it must be that of the input {tuple(whole)} (or 1 in some places), of one "
             f"example {tuple(single)}, or a number"
+            + ("; a sample of rows is for perturbation methods: pellucid.perturb.marginal(rows)" if value.shape[1:] == single else "")
         )
     return value.expand(whole)
 
@@ -136,6 +171,10 @@ def _ask(baselines: Callable[..., Any], features: Tensors) -> Any:
 
 
 def _distribution(feature: Tensor, baseline: Any, index: int) -> Tensor:
+    if callable(baseline):
+        baseline = baseline(feature)
+    if isinstance(baseline, Tensor) and baseline.dim() == feature.dim() + 1 and baseline.shape[1] == 1:
+        baseline = baseline[:, 0]  # rows as `marginal` gives them
     if not isinstance(baseline, Tensor) or baseline.dim() == 0:
         return _expand(feature[:1], baseline, f"baselines[{index}]")
     if baseline.shape[1:] != feature.shape[1:] or not len(baseline):

@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .batch import Run
@@ -28,8 +29,20 @@ from .gradient import (
     noise_tunnel,
     saliency,
 )
-from .inputs import draws, expanded
-from .perturb import feature_ablation, groups_of, lime, occlusion, rise, shapley, windows_of
+from .inputs import Tensors, draws, expanded, references
+from .perturb import (
+    Groups,
+    Until,
+    banzhaf,
+    feature_ablation,
+    groups_of,
+    lime,
+    occlusion,
+    owen,
+    rise,
+    shapley,
+    windows_of,
+)
 from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_backprop, lrp
 from .rules.compared import differences, multipliers
 from .view import View
@@ -82,8 +95,13 @@ def _noise(kind: str) -> Method:
 
 
 def _feature_ablation(asked: Asked, *, feature_mask: Tensor | Sequence[Tensor | None] | None = None) -> Found:
+    return feature_ablation(asked.view, *_replacing(asked, feature_mask), asked.run)
+
+
+def _replacing(asked: Asked, feature_mask: Tensor | Sequence[Tensor | None] | None) -> tuple[Tensors, Groups]:
+    """What stands in for features, and which of them go together."""
     features = asked.view.features
-    return feature_ablation(asked.view, expanded(features, asked.baselines), groups_of(features, feature_mask), asked.run)
+    return references(features, asked.baselines), groups_of(features, feature_mask)
 
 
 def _deeplift(asked: Asked, *, rule: str = "rescale", multiply: bool = True) -> Found:
@@ -119,38 +137,87 @@ def _occlusion(asked: Asked, *, window: int | Sequence[Any] | None = None, strid
     features = asked.view.features
     sizes = window if window is not None and not isinstance(window, int) else tuple(_window(f, window) for f in features)
     moves = stride if stride is not None or window is not None else tuple(tuple(max(1, w // 2) for w in size) for size in sizes)
-    return occlusion(asked.view, expanded(features, asked.baselines), windows_of(features, sizes, moves), asked.run)
+    return occlusion(asked.view, references(features, asked.baselines), windows_of(features, sizes, moves), asked.run)
 
 
 def _lime(
     asked: Asked,
     *,
-    samples: int = 1000,
+    samples: int | str = 1000,
     width: float = 0.25,
     surrogate: str = "ridge",
     alpha: float | None = None,
     feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+    tolerance: float | None = None,
+    top: int | None = None,
+    seconds: float | None = None,
 ) -> Found:
-    features = asked.view.features
-    references, groups = expanded(features, asked.baselines), groups_of(features, feature_mask)
-    return lime(asked.view, references, groups, samples, width, surrogate, alpha, asked.seed, asked.run)
+    number, until = _until("samples", samples, tolerance, top, seconds)
+    return lime(
+        asked.view, *_replacing(asked, feature_mask), number or 1000, width, surrogate, alpha, asked.seed, asked.run, until
+    )  # fmt: skip
 
 
 def _shapley(
     asked: Asked,
     *,
-    evaluations: int | None = None,
+    evaluations: int | str | None = None,
     estimator: str = "auto",
     feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+    tolerance: float | None = None,
+    top: int | None = None,
+    seconds: float | None = None,
+) -> Found:
+    number, until = _until("evaluations", evaluations, tolerance, top, seconds)
+    replacing = _replacing(asked, feature_mask)
+    return shapley(asked.view, *replacing, number, estimator, asked.seed, run=asked.run, until=until)
+
+
+def _banzhaf(
+    asked: Asked,
+    *,
+    evaluations: int | str | None = None,
+    feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+    tolerance: float | None = None,
+    top: int | None = None,
+    seconds: float | None = None,
+) -> Found:
+    number, until = _until("evaluations", evaluations, tolerance, top, seconds)
+    return banzhaf(asked.view, *_replacing(asked, feature_mask), number, asked.seed, asked.run, until)
+
+
+def _owen(
+    asked: Asked,
+    *,
+    unions: Tensor | Sequence[Tensor | None] | None = None,
+    evaluations: int | str | None = None,
+    feature_mask: Tensor | Sequence[Tensor | None] | None = None,
+    tolerance: float | None = None,
+    top: int | None = None,
+    seconds: float | None = None,
 ) -> Found:
     features = asked.view.features
-    references, groups = expanded(features, asked.baselines), groups_of(features, feature_mask)
-    return shapley(asked.view, references, groups, evaluations, estimator, asked.seed, run=asked.run)
+    # Without unions each input is one.
+    ids = tuple(torch.tensor(i) for i in range(len(features))) if unions is None else unions
+    number, until = _until("evaluations", evaluations, tolerance, top, seconds)
+    replacing, groups = _replacing(asked, feature_mask)
+    return owen(asked.view, replacing, groups_of(features, ids), groups, number, asked.seed, asked.run, until)
+
+
+def _until(
+    option: str, number: int | str | None, tolerance: float | None, top: int | None, seconds: float | None
+) -> tuple[int | None, Until | None]:
+    """How many samples, or in rounds until when: "auto", or any end that is given, means rounds."""
+    ends = tolerance, top, seconds
+    if isinstance(number, str) and number != "auto":
+        raise OptionError(f"{option} is {number!r}; give a whole number, or 'auto' for rounds until the answer is good enough")
+    if isinstance(number, str) or any(end is not None for end in ends):
+        return None, Until.of(*ends)
+    return number, None
 
 
 def _rise(asked: Asked, *, samples: int = 1000, cells: int = 7, seen: float = 0.5) -> Found:
-    references = expanded(asked.view.features, asked.baselines)
-    return rise(asked.view, references, samples, cells, seen, asked.seed, asked.run)
+    return rise(asked.view, references(asked.view.features, asked.baselines), samples, cells, seen, asked.seed, asked.run)
 
 
 def _window(feature: Tensor, size: int | None) -> tuple[int, ...]:
@@ -179,11 +246,22 @@ METHODS: dict[str, Method] = {
     "feature_ablation": _feature_ablation,
     "occlusion": _occlusion,
     "shapley": _shapley,
+    "owen": _owen,
+    "banzhaf": _banzhaf,
     "lime": _lime,
     "rise": _rise,
 }
-WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "shapley", "lime", "rise"}
-WITHOUT_BASELINES = {"gradient", "saliency", "input_x_gradient", "guided_backprop", "deconvolution", "lrp", "attn_lrp"}
+WITHOUT_GRADIENT = {"feature_ablation", "occlusion", "shapley", "owen", "banzhaf", "lime", "rise"}
+WITHOUT_BASELINES = {
+    "feature_permutation",
+    "gradient",
+    "saliency",
+    "input_x_gradient",
+    "guided_backprop",
+    "deconvolution",
+    "lrp",
+    "attn_lrp",
+}
 # Baselines are a distribution of references.
 DISTRIBUTIONS = {"gradient_shap", "deeplift_shap"}
 
@@ -203,7 +281,7 @@ def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None 
 
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
 MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
-RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "rise", "shapley"}
+RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "rise", "shapley", "owen", "banzhaf"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
     "ablation": "feature_ablation",

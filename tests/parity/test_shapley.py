@@ -157,7 +157,7 @@ def test_refusals(mlp):
     with pytest.raises(OptionError, match="estimator 'best' is unknown"):
         pellucid.explain(model, x, 1, "shapley", estimator="best")
     with pytest.raises(OptionError, match="30 groups"):
-        banzhaf(at_input(wide, torch.randn(1, 30).double(), 1), (torch.zeros(1, 30).double(),))
+        shapley_interactions(at_input(wide, torch.randn(1, 30).double(), 1), (torch.zeros(1, 30).double(),))
 
 
 def test_a_hundred_thousand_coalitions_of_many_groups():

@@ -18,11 +18,13 @@ __all__ = [
     "Averages",
     "banzhaf_of_all",
     "constrained_least_squares",
+    "fit_errors",
     "interactions_of_all",
     "shapley_of_all",
     "shapley_of_orders",
 ]
 
+SEEN_ALONE = 1e-6  # what is left of a row's residual where nothing else says what it says
 NULL = 1e-10  # directions whose squared singular value is below this part of the largest count as not sampled
 
 
@@ -123,6 +125,34 @@ def constrained_least_squares(kept: Tensor, scores: Tensor, weights: Tensor, ful
     beyond = torch.linalg.pinv(weighted @ centred, rtol=NULL, hermitian=True) @ (weighted @ (scores.double() - start - shares * change))
     found: Tensor = beyond - beyond.mean(0) + change / max(1, kept.shape[1])
     return found.to(scores.dtype)
+
+
+def fit_errors(rows: Tensor, weights: Tensor, residuals: Tensor, unseen: Tensor, ridge: float = 0.0) -> Tensor:
+    """Standard errors `(n, K)` of weighted least squares, where what is random is which rows were drawn.
+
+    `var b_i = sum_p unseen_p ((R^T W R + ridge)^+ R^T W)_ip^2 (r_p / (1 - h_p))^2` with the hat values h: the residual that a row would
+    have, had it not taken part. Infinite where the rows do not determine the coefficients.
+    Source: MacKinnon and White 1985, equation 12 (HC3); Cochran 1977, section 2.6 (the finite population).
+
+    Args:
+        rows: `(m, n)`, of what was fitted; weights: `(m,)`; residuals: `(m, K)`.
+        unseen: `(m,)`, the part of the row's kind that was not drawn: 0 where all of a kind is there.
+
+    >>> rows = torch.eye(2, dtype=torch.float64).repeat(50, 1)
+    >>> noise = torch.randn(100, 1, dtype=torch.float64)
+    >>> fit_errors(rows, torch.ones(100), noise, torch.ones(100)).shape
+    torch.Size([2, 1])
+    """
+    weights, unseen = (t.to(rows) for t in (weights, unseen))
+    gram = (rows * weights[:, None]).T @ rows
+    gram.diagonal().add_(ridge)
+    inverse = torch.linalg.pinv(gram, rtol=NULL, hermitian=True)
+    pulls = rows @ inverse
+    free = 1 - (pulls * rows).sum(1) * weights
+    surprise = residuals * (torch.where(unseen > 0, unseen.sqrt() / free.clamp_min(NULL), 0) * weights)[:, None]
+    found = (pulls.square().T @ surprise.square()).sqrt()
+    undetermined = bool(((free < SEEN_ALONE) & (unseen > 0)).any())
+    return torch.full_like(found, math.inf) if undetermined else found
 
 
 def shapley_of_orders(orders: Tensor, scores: Tensor) -> Averages:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError, OptionError, need
 from ..inputs import Tensors
 
-__all__ = ["Groups", "few_enough", "groups_of", "superpixels"]
+__all__ = ["Groups", "few_enough", "groups_of", "per_feature", "superpixels", "unions_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,11 @@ def _spread(values: Tensor, ids: Tensor) -> Tensor:
         return values[:, :, ids[0]]
     flat = ids.reshape(1, len(ids), -1).expand(len(values), -1, -1)
     return values.gather(2, flat).reshape(len(values), *ids.shape)
+
+
+def per_feature(groups: Groups, by_group: Tensor, features: Tensors) -> Tensors:
+    """Numbers of groups `(T, groups, B)` as numbers of features, in the features' dtype."""
+    return tuple(f.to(x.dtype) if x.is_floating_point() else f for f, x in zip(groups.spread(by_group), features, strict=True))
 
 
 def groups_of(features: Tensors, masks: Tensor | Sequence[Tensor | None] | None = None) -> Groups:
@@ -127,6 +132,22 @@ def few_enough(groups: Groups, what: str) -> None:
             f"{what} fits {groups.count} numbers for each example, {MOST_GROUPS} at most; put features together with feature_mask "
             "(images: pellucid.perturb.superpixels), or use feature_ablation or occlusion"
         )
+
+
+def unions_of(groups: Groups, unions: Groups) -> list[list[int]]:
+    """The groups of each union.
+
+    Raises:
+        InputError: a group that lies in more than one union.
+    """
+    own = torch.full((groups.count,), -1, dtype=torch.long)
+    for ids, outer in zip(groups.ids, unions.ids, strict=True):
+        both = torch.stack([t.cpu().expand(max(len(ids), len(outer)), *t.shape[1:]).flatten() for t in (ids, outer)]).unique(dim=1)
+        for group, union in both.T.tolist():
+            if own[group] not in (-1, union):
+                raise InputError(f"group {group} lies in the unions {int(own[group])} and {union}; every group must lie within one union")
+            own[group] = union
+    return [(own == union).nonzero().flatten().tolist() for union in range(unions.count)]
 
 
 SEGMENTERS = ("slic", "quickshift", "felzenszwalb")

@@ -13,8 +13,8 @@ from ..inputs import Tensors
 from ..model import undisturbed
 from ..seeds import resolve_seed
 from ..view import InputView, View
-from .evaluate import coalition_scores, leave_one_out
-from .groups import Groups, groups_of
+from .evaluate import Scorer, coalitions, leave_one_out
+from .groups import Groups, groups_of, per_feature
 from .incremental import pays, window_scores
 from .windows import Window
 
@@ -31,7 +31,7 @@ def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = Non
     Source: Zeiler and Fergus 2014, section 4.2 (as occlusion); Kokhlikyan et al. 2020 for groups.
 
     Args:
-        baselines: what replaces a feature, of the features' shapes.
+        baselines: what replaces a feature, of the features' shapes; or several references `(R, B, ...)`, over which scores are meant.
         groups: which features are replaced together; by default each is alone.
 
     A model with one score for the whole batch gives attributions for the batch, `(T, 1, ...)`.
@@ -42,10 +42,11 @@ def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = Non
     >>> torch.allclose(found.values[0][0], x * layer.weight.detach(), atol=1e-6)
     True
     """
-    run, groups = run or Run(), groups or groups_of(view.features)
-    ends, without = coalition_scores(view, groups, baselines, leave_one_out(groups.count), run, "feature ablation")
-    values = _per_feature(groups, ends.here[:, None] - without, view.features)
-    return Found(values, ends.here, ends.there, baselines, pooling="sum" if groups.single else "mean")
+    groups = groups or groups_of(view.features)
+    scorer = Scorer(view, baselines, run or Run(), "feature ablation")
+    ends, without = coalitions(scorer, groups, leave_one_out(groups.count))
+    values = per_feature(groups, ends.here[:, None] - without, view.features)
+    return Found(values, ends.here, ends.there, scorer.baselines, pooling="sum" if groups.single else "mean", checks=scorer.checks)
 
 
 def shuffled(values: Tensor, mask: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def feature_permutation(
 
     blank = tuple(x.flip(0) for x in view.features)
     ends, scores = run.contrast(view, blank, groups.count, points, "feature permutation")
-    values = _per_feature(groups, ends.here[:, None] - scores, view.features)
+    values = per_feature(groups, ends.here[:, None] - scores, view.features)
     return Found(values, ends.here, seed=None if permute is not shuffled else seed, pooling="sum" if groups.single else "mean")
 
 
@@ -98,7 +99,7 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
     Source: Zeiler and Fergus 2014, section 4.2.
 
     Args:
-        baselines: what a window shows instead, of the features' shapes.
+        baselines: what a window shows instead, of the features' shapes or several `(R, B, ...)`.
         windows: see `pellucid.perturb.windows_of`.
 
     >>> import torch; from pellucid.view import at_input; from pellucid.perturb import windows_of
@@ -108,18 +109,19 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
     torch.Size([1, 2, 4])
     """
     run = run or Run()
+    scorer = Scorer(view, baselines, run, "occlusion")
 
-    def points(examples: slice, steps: slice) -> Tensors:
-        count = steps.stop - steps.start
-        found = tuple(x[examples].expand(count, *x[examples].shape).clone() for x in view.features)
-        for row, window in enumerate(windows[steps]):
+    def points(examples: slice, numbers: Tensor, fill: Tensors) -> Tensors:
+        found = tuple(x[examples].expand(len(numbers), *x[examples].shape).clone() for x in view.features)
+        for row, number in enumerate(numbers.tolist()):
+            window = windows[number]
             box = (slice(None), *window.box)
-            found[window.input][row][box] = baselines[window.input][examples][box]
+            found[window.input][row][box] = fill[window.input][row if scorer.several > 1 else 0][box]
         return found
 
-    parts = _by_parts(view, baselines, windows, run)
+    parts = None if scorer.baselines is None else _by_parts(view, scorer.baselines, windows, run)
     if parts is None:
-        ends, scores = run.contrast(view, baselines, len(windows), points, "occlusion")
+        ends, scores = scorer.scores(len(windows), points, lambda number: f"with {windows[number].words} hidden")
     else:
         ends, scores = run.settle(view, baselines), parts
     falls = ends.here[:, None] - scores
@@ -133,7 +135,8 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
         (t / c).to(x.dtype if x.is_floating_point() else t.dtype) for t, c, x in zip(totals, covered, view.features, strict=True)
     )
     single = all(b.stop - b.start == 1 for window in windows for b in window.box)
-    return Found(values, ends.here, ends.there, baselines, pooling="sum" if single else "mean", checks=() if parts is None else (PARTS,))
+    checks = scorer.checks if parts is None else (PARTS,)
+    return Found(values, ends.here, ends.there, scorer.baselines, pooling="sum" if single else "mean", checks=checks)
 
 
 PARTS = Check("incremental", True, "windows were computed only where they change a feature map, and one of them in full, to compare")
@@ -161,8 +164,3 @@ def _by_parts(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
             found.append(scores)
     run.forwards += len(windows) * view.size  # in parts
     return torch.stack(found, 2)
-
-
-def _per_feature(groups: Groups, by_group: Tensor, features: Tensors) -> Tensors:
-    """Numbers of groups `(T, groups, B)` as numbers of features, in the features' dtype."""
-    return tuple(f.to(x.dtype) if x.is_floating_point() else f for f, x in zip(groups.spread(by_group), features, strict=True))

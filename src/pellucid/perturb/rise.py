@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from ..explanation import Found
 from ..inputs import Tensors, accurate
 from ..seeds import generator, resolve_seed, spread_of
 from ..view import View
+from .evaluate import Scorer
 
 __all__ = ["rise"]
 
@@ -42,9 +44,9 @@ class _Masks:
             wide = wide.narrow(2 + axis, shift, n)
         return wide.to(feature)
 
-    def rows(self, features: Tensors, steps: slice) -> Tensors:
+    def rows(self, features: Tensors, steps: Sequence[int]) -> Tensors:
         """`(steps, 1, ...)` for each feature tensor."""
-        found = [[self.of(f, step, i) for i, f in enumerate(features)] for step in range(steps.start, steps.stop)]
+        found = [[self.of(f, step, i) for i, f in enumerate(features)] for step in steps]
         return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
 
 
@@ -79,12 +81,13 @@ def rise(
     run, seed = run or Run(), resolve_seed(seed)
     masks = _Masks(cells, seen, seed)
 
-    def points(examples: slice, steps: slice) -> Tensors:
-        parts = zip(masks.rows(view.features, steps), view.features, baselines, strict=True)
-        return tuple(torch.where(m > 0, m * x[examples] + (1 - m) * b[examples], b[examples]) for m, x, b in parts)
+    scorer = Scorer(view, baselines, run, "rise")
 
-    ends = run.settle(view, baselines, samples)
-    scores = run.scores(ends.view, samples, points, "rise")
+    def points(examples: slice, numbers: Tensor, fill: Tensors) -> Tensors:
+        parts = zip(masks.rows(view.features, numbers.tolist()), view.features, fill, strict=True)
+        return tuple(torch.where(m > 0, m * x[examples] + (1 - m) * b, b) for m, x, b in parts)
+
+    ends, scores = scorer.scores(samples, points, lambda number: f"under mask {number} of seed {seed}")
     wide = scores.to(accurate(scores.dtype))
     above = wide - wide.mean(1, keepdim=True)
     halves = [_weighted(masks, view.features, above, range(parity, samples, 2)) for parity in range(2)]
@@ -94,13 +97,13 @@ def rise(
     values = tuple(
         (t / (seen * samples)).to(x.dtype if x.is_floating_point() else t.dtype) for t, x in zip(totals, view.features, strict=True)
     )
-    return Found(values, ends.here, ends.there, baselines, spread=spread, seed=seed, pooling="mean")
+    return Found(values, ends.here, ends.there, scorer.baselines, spread=spread, seed=seed, pooling="mean", checks=scorer.checks)
 
 
 def _weighted(masks: _Masks, features: Tensors, scores: Tensor, chosen: range) -> Tensors:
     """The sum of masks times scores `(T, samples, B)`, `(T, B, ...)` for each feature tensor."""
     totals = [torch.zeros(len(scores), scores.shape[2], *f.shape[1:], dtype=scores.dtype, device=scores.device) for f in features]
     for step in chosen:
-        for total, mask in zip(totals, masks.rows(features, slice(step, step + 1)), strict=True):
+        for total, mask in zip(totals, masks.rows(features, [step]), strict=True):
             total += scores[:, step].view(len(scores), -1, *(1,) * (mask.dim() - 2)) * mask[0].to(scores.dtype)
     return tuple(totals)

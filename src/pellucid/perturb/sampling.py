@@ -59,7 +59,7 @@ def every(groups: int) -> Tensor:
     return (torch.arange(2**groups)[:, None] >> torch.arange(groups) & 1).bool()
 
 
-def pairs(groups: int, count: int, seed: int, by: str = "leverage") -> Pairs:
+def pairs(groups: int, count: int, seed: int, by: str = "leverage", drawn: Tensor | None = None) -> Pairs:
     """At most `count` complementary pairs, none twice and not that of all and none; all of them if they fit.
 
     Every size gets its share, whole if it fits (water-filling); within a size pairs are drawn evenly, without replacement.
@@ -69,6 +69,7 @@ def pairs(groups: int, count: int, seed: int, by: str = "leverage") -> Pairs:
 
     Args:
         by: the share of a size s of n: `leverage`, the same for all; `kernel`, by `1 / (s (n - s))`; `root`, by its root.
+        drawn: pairs drawn before, which come first and are completed to the count.
 
     Raises:
         InputError: no groups, or a negative count.
@@ -85,17 +86,25 @@ def pairs(groups: int, count: int, seed: int, by: str = "leverage") -> Pairs:
     if by not in SHARES:
         raise OptionError(f"pairs are not shared out by {by!r}; choose from {', '.join(SHARES)}")
     source = Generator().manual_seed(seed)
+    before = torch.zeros(0, groups, dtype=torch.bool) if drawn is None else drawn
     sizes = [_size(groups, inside, count, SHARES[by]) for inside in range(1, groups // 2 + 1)]
     given = _filled(sizes, count)
-    numbers = _rounded(given, float(torch.rand((), generator=source, dtype=torch.float64)))
-    kept = [_some(groups, size.inside, number, source) for size, number in zip(sizes, numbers, strict=True)]
+    had = torch.bincount(before.sum(1), minlength=groups // 2 + 1)[1:].tolist()
+    numbers = [max(pair) for pair in zip(_rounded(given, float(torch.rand((), generator=source, dtype=torch.float64))), had, strict=True)]
+    inside_before = before.sum(1)
+    more = [
+        _some(groups, size.inside, number, before[inside_before == size.inside], source)
+        for size, number in zip(sizes, numbers, strict=True)
+    ]
     weights = [_weight(groups, size.inside, share, number) for size, share, number in zip(sizes, given, numbers, strict=True)]
-    repeated = torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(numbers, dtype=torch.long))
-    return Pairs(torch.cat([torch.zeros(0, groups, dtype=torch.bool), *kept]), repeated)
+    kept = torch.cat([before, *more])
+    return Pairs(kept, torch.tensor([0.0, *weights], dtype=torch.float64)[kept.sum(1)])
 
 
-def permutations(groups: int, count: int, seed: int) -> Tensor:
+def permutations(groups: int, count: int, seed: int, unions: Sequence[Sequence[int]] | None = None) -> Tensor:
     """Orders in which the groups come in, int64 `(count, groups)`; every second is its predecessor in reverse.
+
+    Where there are `unions`, lists of groups, those of a union come one after another.
 
     Source: Mitchell et al. 2022 (antithetic sampling of permutations).
 
@@ -103,7 +112,13 @@ def permutations(groups: int, count: int, seed: int) -> Tensor:
     >>> bool((orders[1] == orders[0].flip(0)).all()), orders.shape
     (True, torch.Size([4, 5]))
     """
-    drawn = torch.rand((count + 1) // 2, groups, generator=Generator().manual_seed(seed), dtype=torch.float64).argsort(1)
+    source = Generator().manual_seed(seed)
+    places = torch.rand((count + 1) // 2, groups, generator=source, dtype=torch.float64)
+    if unions is not None:
+        turns = torch.rand(len(places), len(unions), generator=source, dtype=torch.float64).argsort(1).argsort(1)
+        for number, union in enumerate(unions):
+            places[:, list(union)] += turns[:, number : number + 1]
+    drawn = places.argsort(1)
     return torch.stack([drawn, drawn.flip(1)], 1).flatten(0, 1)[:count]
 
 
@@ -143,23 +158,25 @@ def _weight(groups: int, inside: int, given: float, number: int) -> float:
     return (groups - 1) / (inside * (groups - inside)) / (both * (number if given >= 1 else given or 1))
 
 
-def _some(groups: int, inside: int, number: int, source: Generator) -> Tensor:
-    """So many of the coalitions of a size, bool `(number, groups)`; of complementary halves those with group 0."""
+def _some(groups: int, inside: int, number: int, before: Tensor, source: Generator) -> Tensor:
+    """What completes the coalitions of a size to so many, bool `(added, groups)`; of complementary halves those with group 0."""
     if 2 * inside == groups:
-        rest = _distinct(groups - 1, inside - 1, number, source)
+        rest = _distinct(groups - 1, inside - 1, number, before[:, 1:], source)
         return torch.cat([torch.ones(len(rest), 1, dtype=torch.bool), rest], 1)
-    return _distinct(groups, inside, number, source)
+    return _distinct(groups, inside, number, before, source)
 
 
-def _distinct(groups: int, inside: int, number: int, source: Generator) -> Tensor:
-    """Different coalitions of one size: listed and chosen if most are wanted, otherwise drawn until there are enough."""
-    total = math.comb(groups, inside)
+def _distinct(groups: int, inside: int, number: int, before: Tensor, source: Generator) -> Tensor:
+    """Coalitions of one size that were not there before: listed and chosen if most are wanted, otherwise drawn until there are enough."""
+    total, added = math.comb(groups, inside), number - len(before)
     if total <= 2 * number:
-        return _listed(groups, inside)[_chosen(total, number, source)]
-    found = torch.zeros(0, groups, dtype=torch.bool)
-    while len(found) < number:
-        found = _unique(torch.cat([found, _drawn(groups, inside, number, source)]), source)
-    return found[_chosen(len(found), number, source)]
+        fresh = _unseen(before, _listed(groups, inside), source)
+        return fresh[_chosen(len(fresh), added, source)]
+    found = before[:0]
+    while len(found) < added:
+        drawn = _drawn(groups, inside, added, source)
+        found = torch.cat([found, _unseen(torch.cat([before, found]), drawn, source)])
+    return found[:added]
 
 
 def _chosen(total: int, number: int, source: Generator) -> Tensor:
@@ -180,10 +197,16 @@ def _drawn(groups: int, inside: int, number: int, source: Generator) -> Tensor:
     return torch.zeros(number, groups, dtype=torch.bool).scatter_(1, members, True)
 
 
-def _unique(kept: Tensor, source: Generator) -> Tensor:
-    """Without repeated rows. Rows of equal keys are taken for equal: of 2**-64 of different rows one is lost, none repeated."""
+def _unseen(before: Tensor, kept: Tensor, source: Generator) -> Tensor:
+    """The rows that are not among those before, once each, in their order.
+
+    Rows of equal keys are taken for equal: of 2**-64 of different rows one is lost, none repeated.
+    """
+    if not len(before) and len(kept) < 2:
+        return kept
     digits = torch.randint(-(2**63), 2**63 - 1, (kept.shape[1],), generator=source)
-    keys, order = torch.where(kept, digits, 0).sum(1).sort(stable=True)
+    keys, order = torch.where(torch.cat([before, kept]), digits, 0).sum(1).sort(stable=True)
     first = torch.ones(len(keys), dtype=torch.bool)
     first[1:] = keys[1:] != keys[:-1]
-    return kept[order[first]]
+    fresh: Tensor = order[first].sort().values - len(before)
+    return kept[fresh[fresh >= 0]]

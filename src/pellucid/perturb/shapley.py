@@ -1,7 +1,8 @@
-"""Shapley and Banzhaf values of feature groups: exact where all coalitions fit, from complementary pairs where not."""
+"""Values of feature groups in the game that the score is: Shapley, Banzhaf, Owen; exact where all coalitions fit, else sampled."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,22 +10,22 @@ from torch import Tensor
 
 from ..batch import Ends, Run
 from ..errors import OptionError
-from ..explanation import Found
+from ..explanation import Check, Found
 from ..inputs import Tensors
 from ..memory import bytes_per_example
-from ..seeds import resolve_seed, spread_of
+from ..seeds import resolve_seed
 from ..view import View
-from .estimators import banzhaf_of_all, constrained_least_squares, interactions_of_all, shapley_of_all, shapley_of_orders
-from .evaluate import Design, coalition_scores
-from .groups import Groups, few_enough, groups_of
-from .odd_gp import odd_gp
-from .sampling import every, pairs, permutations
+from .estimators import banzhaf_of_all, interactions_of_all, shapley_of_all
+from .evaluate import Design, Scorer, coalitions
+from .groups import Groups, few_enough, groups_of, per_feature, unions_of
+from .rounds import Until, sampled
+from .samplers import MOST_PAIRS, Halves, Orders, Pairs, Sampler
+from .sampling import every
 
-__all__ = ["ESTIMATORS", "EXACT_GROUPS", "banzhaf", "shapley", "shapley_interactions"]
+__all__ = ["ESTIMATORS", "EXACT_GROUPS", "banzhaf", "owen", "shapley", "shapley_interactions"]
 
-# All coalitions of more groups than these are asked for by their number only.
-EXACT_GROUPS = 20
-MOST_PAIRS = 1500
+# All coalitions of more groups than these are asked for by their number only, or, until they are good enough, never.
+EXACT_GROUPS, EXACT_UNTIL = 20, 16
 DEAR = 2**20  # bytes of activations: about a millisecond
 
 
@@ -37,6 +38,7 @@ def shapley(
     seed: int | None = None,
     check: bool = True,
     run: Run | None = None,
+    until: Until | None = None,
 ) -> Found:
     """Each group's mean contribution to the score over all orders in which groups come in place of the baseline.
 
@@ -46,14 +48,15 @@ def shapley(
     Mitchell et al. 2022 (antithetic orders); `pellucid.perturb.odd_gp`.
 
     Args:
-        baselines: what stands in for a group, of the features' shapes.
+        baselines: what stands in for a group, of the features' shapes, or several references `(R, B, ...)` whose scores are meant.
         groups: which features belong together; by default each is alone.
         evaluations: coalitions to score, besides all and none; None: all for up to 10 groups, else 2048 and two per group.
         estimator: "kernel" (weighted least squares), "odd_gp" (a Gaussian process: the most from each evaluation, at about a
             second for each example), "permutation"; "auto" is "odd_gp" where an evaluation is dear, else "kernel".
-        check: estimate how far another seed would move the values (no passes).
+        check: estimate standard errors (no passes).
+        until: sample in rounds to this end, whatever `evaluations`; exact for up to 16 groups.
 
-    `notes["groups"]`, `(T, groups, B)`, are the values of the groups.
+    `notes["groups"]`, `(T, groups, B)`, are the values of the groups; `errors` their standard errors, 0 where they are exact.
 
     Raises:
         OptionError: an unknown estimator, too few evaluations, or more than 10,000 groups.
@@ -66,19 +69,28 @@ def shapley(
     """
     if estimator not in ESTIMATORS:
         raise OptionError(f"estimator {estimator!r} is unknown; choose one of {', '.join(map(repr, ESTIMATORS))}")
-    run, groups = run or Run(), groups or groups_of(view.features)
-    count = groups.count
-    asked = evaluations if evaluations is not None else 2**count if count <= 10 else 2048 + 2 * count
-    if count <= EXACT_GROUPS and 2**count - 2 <= asked:
-        return _of_all(view, baselines, groups, shapley_of_all, "completeness", run)
+    run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
+    asked = _asked(groups.count, evaluations, 2048 + 2 * groups.count, 10)
+    scorer = Scorer(view, baselines, run, "shapley")
+    if _fits(groups.count, asked, until):
+        return _of_all(scorer, groups, shapley_of_all, "completeness")
     few_enough(groups, "shapley")
-    if asked < 2:
-        raise OptionError(f"evaluations is {evaluations}; at least two are needed for {count} groups")
-    return ESTIMATORS[estimator](view, baselines, groups, asked, resolve_seed(seed), check, run)
+    sampler = ESTIMATORS[estimator](view, groups, asked if until is None else None, seed, check or until is not None, run)
+    return _of_some(scorer, groups, sampler, until or asked, "completeness", seed)
 
 
-def banzhaf(view: View, baselines: Tensors, groups: Groups | None = None, run: Run | None = None) -> Found:
-    """Each group's mean contribution over all coalitions alike. Source: Banzhaf 1965. At most `EXACT_GROUPS` groups.
+def banzhaf(
+    view: View,
+    baselines: Tensors,
+    groups: Groups | None = None,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    run: Run | None = None,
+    until: Until | None = None,
+) -> Found:
+    """Each group's mean contribution over all coalitions alike; from a sample, the best additive fit to complementary pairs.
+
+    Sources: Banzhaf 1965; Hammer and Holzman 1992 (the fit); Wang and Jia 2023 (robust to noise). Arguments as in `shapley`.
 
     >>> import torch; from pellucid.view import at_input
     >>> layer, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
@@ -86,7 +98,51 @@ def banzhaf(view: View, baselines: Tensors, groups: Groups | None = None, run: R
     >>> torch.allclose(found.values[0][0], x * layer.weight.detach(), atol=1e-5)
     True
     """
-    return _of_all(view, baselines, groups or groups_of(view.features), banzhaf_of_all, "", run or Run())
+    run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
+    asked = _asked(groups.count, evaluations, 2048 + 2 * groups.count, 10)
+    scorer = Scorer(view, baselines, run, "banzhaf")
+    if _fits(groups.count, asked, until):
+        return _of_all(scorer, groups, banzhaf_of_all, "")
+    few_enough(groups, "banzhaf")
+    return _of_some(scorer, groups, Halves(groups.count, seed), until or asked, "", seed)
+
+
+def owen(
+    view: View,
+    baselines: Tensors,
+    unions: Groups,
+    groups: Groups | None = None,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    run: Run | None = None,
+    until: Until | None = None,
+) -> Found:
+    """Shapley values of groups that join in unions: orders in which a union's groups come one after another.
+
+    Words in sentences, pixels in objects, columns in tables: a union's values add up to its Shapley value in the game of
+    unions, and to `score(x) - score(baselines)` over all.
+    Source: Owen 1977, equation 5.
+
+    Args:
+        unions: groups whose ids say which union a feature belongs to; every group lies within one.
+        evaluations: coalitions to score; None: all that the exact values need, up to 4096, else 2048 and two per group.
+
+    Other arguments as in `shapley`.
+
+    >>> import torch; from pellucid.view import at_input
+    >>> together = lambda x: x[:, 0] * x[:, 1] * x[:, 2]
+    >>> x, ids = torch.ones(1, 3), torch.tensor([[0, 0, 1]])
+    >>> owen(at_input(together, x), (torch.zeros_like(x),), groups_of((x,), ids)).values[0].flatten().tolist()
+    [0.25, 0.25, 0.5]
+    """
+    run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
+    members = unions_of(groups, unions)
+    scorer = Scorer(view, baselines, run, "owen")
+    needed = 2.0 ** (len(members) - 1) * sum(2.0 ** len(union) for union in members)
+    asked = evaluations if evaluations is not None else 4096 if needed <= 4096 else 2048 + 2 * groups.count
+    if needed <= (asked if until is None else 2**EXACT_UNTIL):
+        return _owen_of_all(scorer, groups, members)
+    return _of_some(scorer, groups, Orders(groups.count, seed, members), until or asked, "completeness", seed)
 
 
 def shapley_interactions(view: View, baselines: Tensors, groups: Groups | None = None, run: Run | None = None) -> Tensor:
@@ -101,12 +157,27 @@ def shapley_interactions(view: View, baselines: Tensors, groups: Groups | None =
     [3.0, 6.0, 0.0]
     """
     groups = groups or groups_of(view.features)
-    kept, ends, scores = _every(view, baselines, groups, run or Run())
+    kept, ends, scores = _every(Scorer(view, baselines, run or Run(), "shapley"), groups)
     found: Tensor = interactions_of_all(kept, scores).unflatten(2, (len(ends.here), -1)).permute(2, 3, 0, 1)
     return found
 
 
-def _every(view: View, baselines: Tensors, groups: Groups, run: Run) -> tuple[Tensor, Ends, Tensor]:
+def _asked(groups: int, evaluations: int | None, usual: int, exact: int) -> int:
+    if evaluations is None:
+        return 2**groups if groups <= exact else usual
+    if evaluations < 2 and groups > 1:
+        raise OptionError(f"evaluations is {evaluations}; at least two are needed for {groups} groups")
+    return evaluations
+
+
+def _fits(groups: int, asked: int, until: Until | None) -> bool:
+    """Whether all coalitions are evaluated."""
+    if until is not None:
+        return groups <= EXACT_UNTIL and until.seconds is None
+    return groups <= EXACT_GROUPS and 2**groups - 2 <= asked
+
+
+def _every(scorer: Scorer, groups: Groups) -> tuple[Tensor, Ends, Tensor]:
     """All coalitions, and their scores `(2**n, T * B)`; those of none and all come with the ends."""
     if groups.count > EXACT_GROUPS:
         raise OptionError(
@@ -114,92 +185,91 @@ def _every(view: View, baselines: Tensors, groups: Groups, run: Run) -> tuple[Te
             "feature_mask, or sample: method='shapley', evaluations=..."
         )
     kept = every(groups.count)
-    between = kept[1:-1]
-    ends, scores = coalition_scores(view, groups, baselines, Design(len(between), lambda steps: between[steps]), run, "shapley")
-    return kept, ends, _columns(torch.cat([ends.there[:, None], scores, ends.here[:, None]], 1))
+    ends, scores = coalitions(scorer, groups, Design.of(kept[1:-1]))
+    table = torch.cat([ends.there[:, None], scores, ends.here[:, None]], 1)
+    return kept, ends, table.transpose(0, 1).flatten(1)
 
 
-def _of_all(
-    view: View, baselines: Tensors, groups: Groups, estimate: Callable[[Tensor, Tensor], Tensor], law: str, run: Run
-) -> Found:  # fmt: skip
-    kept, ends, scores = _every(view, baselines, groups, run)
-    return _found(view, groups, ends, estimate(kept, scores), law, baselines)
+def _of_all(scorer: Scorer, groups: Groups, estimate: Callable[[Tensor, Tensor], Tensor], law: str) -> Found:
+    kept, ends, scores = _every(scorer, groups)
+    return _found(scorer, groups, ends, estimate(kept, scores), None, law, scorer.checks)
 
 
-def _kernel(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
-    half, weights = pairs(groups.count, evaluations // 2, seed)
-    kept = torch.stack([half, ~half], 1).flatten(0, 1)  # a pair together: one call sees both
-    ends, scores = coalition_scores(view, groups, baselines, Design(len(kept), lambda steps: kept[steps]), run, "shapley")
-    table, full, empty = _columns(scores), ends.here.flatten(), ends.there.flatten()
-
-    def fitted(some: slice) -> Tensor:
-        chosen = torch.arange(len(half))[some]
-        rows = torch.stack([2 * chosen, 2 * chosen + 1], 1).flatten().to(table.device)
-        return constrained_least_squares(kept.to(table.device)[rows], table[rows], weights[some].repeat_interleave(2), full, empty)
-
-    whole, halves = fitted(slice(None)), [fitted(slice(parity, None, 2)) for parity in range(2 if check and len(half) > 1 else 0)]
-    spread = _spread(halves, whole, len(ends.here)) if halves else None
-    return _found(view, groups, ends, whole, "completeness", baselines, spread, seed)
+def _of_some(scorer: Scorer, groups: Groups, sampler: Sampler, until: int | Until, law: str, seed: int) -> Found:
+    ends, averages, checks = sampled(scorer, groups, sampler, until)
+    known = bool(averages.errors.isfinite().all())
+    return _found(scorer, groups, ends, averages.values, averages.errors if known else None, law, checks, seed)
 
 
-def _odd_gp(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
-    half, _ = pairs(groups.count, min(evaluations // 2, MOST_PAIRS), seed)
-    kept = torch.stack([half, ~half], 1).flatten(0, 1)
-    ends, scores = coalition_scores(view, groups, baselines, Design(len(kept), lambda steps: kept[steps]), run, "shapley")
-    table = _columns(scores)
-    fitted = odd_gp(half, (table[0::2] - table[1::2]) / 2, ends.here.flatten() - ends.there.flatten(), seed)
-    size = _by_target(fitted.values, len(ends.here)).norm(dim=1)
-    deviation = _by_target(fitted.variances, len(ends.here)).sum(1).sqrt()
-    spread = deviation / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return _found(view, groups, ends, fitted.values, "completeness", baselines, spread, seed)
+def _owen_of_all(scorer: Scorer, groups: Groups, members: list[list[int]]) -> Found:
+    """Within a union, Shapley values of its game in the mean company of the other unions."""
+    blocks = [_company(groups.count, members, own) for own in range(len(members))]
+    kept, where = torch.unique(torch.cat(blocks), dim=0, return_inverse=True)
+    ends, scores = coalitions(scorer, groups, Design.of(kept))
+    table = scores.transpose(0, 1).flatten(1).double()[where.to(scores.device)]
+    values = table.new_zeros(groups.count, table.shape[1])
+    sizes = every(len(members) - 1).sum(1).tolist()
+    shares = torch.tensor([1 / (len(members) * math.comb(len(members) - 1, size)) for size in sizes]).to(table)
+    for union, part in zip(members, table.split([len(block) for block in blocks]), strict=True):
+        game = torch.einsum("q,qtk->tk", shares, part.unflatten(0, (len(shares), -1)))
+        values[union] = shapley_of_all(every(len(union)), game)
+    return _found(scorer, groups, ends, values.to(scores.dtype), None, "completeness", scorer.checks)
 
 
-def _by_price(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
+def _company(groups: int, members: list[list[int]], own: int) -> Tensor:
+    """Every coalition of the other unions with every coalition of the own one's groups."""
+    others = [union for number, union in enumerate(members) if number != own]
+    whole = torch.zeros(2 ** len(others), groups, dtype=torch.bool)
+    for column, union in zip(every(len(others)).T, others, strict=True):
+        whole[:, union] = column[:, None]
+    parts = torch.zeros(2 ** len(members[own]), groups, dtype=torch.bool)
+    parts[:, members[own]] = every(len(members[own]))
+    return (whole[:, None] | parts).flatten(0, 1)
+
+
+def _by_price(view: View, groups: Groups, evaluations: int | None, seed: int, check: bool, run: Run) -> Sampler:
     """Where an evaluation is dear, the estimator that makes the most of each; not by a clock, so that an answer can be repeated."""
-    dear = evaluations <= 2 * MOST_PAIRS and bytes_per_example(view, run.count) >= DEAR
-    return (_odd_gp if dear else _kernel)(view, baselines, groups, evaluations, seed, check, run)
+    few = evaluations is None or evaluations <= 2 * MOST_PAIRS
+    return Pairs(groups.count, seed, few and bytes_per_example(view, run.count) >= DEAR, check)
 
 
-def _permutation(view: View, baselines: Tensors, groups: Groups, evaluations: int, seed: int, check: bool, run: Run) -> Found:
-    count = groups.count
-    orders = permutations(count, max(2, evaluations // max(1, count - 1)), seed)
-    prefixes = (orders.argsort(1)[:, None, :] < torch.arange(1, count)[None, :, None]).flatten(0, 1)
-    ends, scores = coalition_scores(view, groups, baselines, Design(len(prefixes), lambda steps: prefixes[steps]), run, "shapley")
-    table = _columns(scores).unflatten(0, (len(orders), count - 1))
-    start, end = (e.flatten().expand(len(orders), 1, -1) for e in (ends.there, ends.here))
-    averages = shapley_of_orders(orders, torch.cat([start, table, end], 1))
-    size = _by_target(averages.values, len(ends.here)).norm(dim=1)
-    spread = _by_target(averages.errors, len(ends.here)).norm(dim=1) / size.clamp_min(torch.finfo(size.dtype).tiny)
-    return _found(view, groups, ends, averages.values, "completeness", baselines, spread, seed)
-
-
-Estimator = Callable[[View, Tensors, Groups, int, int, bool, Run], Found]
-ESTIMATORS: dict[str, Estimator] = {"auto": _by_price, "kernel": _kernel, "odd_gp": _odd_gp, "permutation": _permutation}
-
-
-def _columns(scores: Tensor) -> Tensor:
-    """Scores `(T, m, B)` as `(m, T * B)`."""
-    return scores.transpose(0, 1).flatten(1)
-
-
-def _by_target(found: Tensor, targets: int) -> Tensor:
-    """Numbers of groups `(n, T * B)` as `(T, n, B)`."""
-    by_target: Tensor = found.unflatten(1, (targets, -1)).transpose(0, 1)
-    return by_target
-
-
-def _spread(halves: list[Tensor], whole: Tensor, targets: int) -> Tensor:
-    one, other, both = ((_by_target(found, targets).transpose(1, 2),) for found in (*halves, whole))
-    return spread_of(one, other, both)
+# (view, groups, coalitions if they are known, seed, whether errors are wanted, run) -> what samples
+Estimator = Callable[[View, Groups, int | None, int, bool, Run], Sampler]
+ESTIMATORS: dict[str, Estimator] = {
+    "auto": _by_price,
+    "kernel": lambda view, groups, evaluations, seed, check, run: Pairs(groups.count, seed, False, check),
+    "odd_gp": lambda view, groups, evaluations, seed, check, run: Pairs(groups.count, seed, True, check),
+    "permutation": lambda view, groups, evaluations, seed, check, run: Orders(groups.count, seed),
+}
 
 
 def _found(
-    view: View, groups: Groups, ends: Ends, values: Tensor, law: str, baselines: Tensors, spread: Tensor | None = None,
+    scorer: Scorer, groups: Groups, ends: Ends, values: Tensor, errors: Tensor | None, law: str, checks: tuple[Check, ...],
     seed: int | None = None
 ) -> Found:  # fmt: skip
-    by_group = _by_target(values, len(ends.here))
-    by_feature, notes = groups.spread(by_group), {"groups": by_group}
-    in_dtype = tuple(v.to(x.dtype) if x.is_floating_point() else v for v, x in zip(by_feature, view.features, strict=True))
-    if not groups.single:  # each feature has the number of its whole group, so features do not add up
-        return Found(in_dtype, ends.here, ends.there, baselines, "", spread, seed, notes, "mean")
-    return Found(in_dtype, ends.here, ends.there, baselines, law, spread, seed, notes)
+    by_group = _by_target(values, ends)
+    wrong = None if errors is None else _by_target(errors, ends)
+    # Each feature has the number of its whole group: features of a group together do not add up.
+    return Found(
+        per_feature(groups, by_group, scorer.view.features),
+        ends.here,
+        ends.there,
+        scorer.baselines,
+        law if groups.single else "",
+        None if wrong is None else _relative(wrong.norm(dim=1), by_group.norm(dim=1)),
+        seed,
+        {"groups": by_group},
+        "sum" if groups.single else "mean",
+        checks,
+        None if wrong is None else per_feature(groups, wrong, scorer.view.features),
+    )
+
+
+def _by_target(found: Tensor, ends: Ends) -> Tensor:
+    """Numbers of groups `(n, T * B)` as `(T, n, B)`."""
+    by_target: Tensor = found.unflatten(1, (len(ends.here), -1)).transpose(0, 1)
+    return by_target
+
+
+def _relative(error: Tensor, size: Tensor) -> Tensor:
+    return torch.where(error > 0, error / size.clamp_min(torch.finfo(size.dtype).tiny), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,12 +12,16 @@ from ..batch import Run
 from ..errors import OptionError
 from ..explanation import Found
 from ..inputs import Tensors
-from ..seeds import generator, resolve_seed, spread_of
+from ..seeds import generator, resolve_seed
 from ..view import View
-from .evaluate import Design, coalition_scores
-from .groups import Groups, few_enough, groups_of
+from .estimators import Averages, fit_errors
+from .evaluate import Scorer
+from .groups import Groups, few_enough, groups_of, per_feature
+from .rounds import Sampler, Until, sampled
 
 __all__ = ["SURROGATES", "lime", "weighted_lasso", "weighted_ridge"]
+
+TINY = 1e-30
 
 # (coalitions (m, n), scores (m, K), weights (m, 1 or K), strength) -> coefficients (n, K)
 Surrogate = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -32,6 +37,7 @@ def lime(
     alpha: float | None = None,
     seed: int | None = None,
     run: Run | None = None,
+    until: Until | None = None,
 ) -> Found:
     """The coefficients of a linear model of the score in the presence of groups, weighted by nearness to the example.
 
@@ -41,13 +47,16 @@ def lime(
     Source: Ribeiro, Singh, Guestrin 2016, equation 2 and section 3.4.
 
     Args:
-        baselines: what replaces a group, of the features' shapes.
+        baselines: what replaces a group, of the features' shapes, or several references `(R, B, ...)` whose scores are meant.
         samples: coalitions, besides the example itself.
         surrogate: "ridge" (as the authors' library), "linear", or "lasso".
         alpha: strength of its penalty; by default 1 for ridge and 0.01 of the scores' spread for lasso.
+        until: sample in rounds to this end, whatever `samples`.
+
+    `notes["groups"]`, `(T, groups, B)`, are the groups' coefficients; `errors` their standard errors (not of a lasso).
 
     Raises:
-        OptionError: an unknown surrogate; no samples; more than 10,000 groups.
+        OptionError: an unknown surrogate; no samples; more than 10,000 groups; a lasso in rounds.
 
     >>> import torch; from pellucid.view import at_input
     >>> layer, x = torch.nn.Linear(3, 1), torch.randn(4, 3)
@@ -59,27 +68,51 @@ def lime(
         raise OptionError(f"surrogate {surrogate!r} is unknown; choose one of {', '.join(map(repr, SURROGATES))}")
     if samples < 1:
         raise OptionError(f"samples is {samples}; at least one is needed")
+    if until is not None and surrogate == "lasso":
+        raise OptionError("a lasso's coefficients have no standard error to stop by; give samples a number, or use surrogate='ridge'")
     run, groups, seed = run or Run(), groups or groups_of(view.features), resolve_seed(seed)
     few_enough(groups, "lime")
-    kept = torch.rand(samples, groups.count, generator=generator(seed, 0)) < 0.5
-    ends, scores = coalition_scores(view, groups, baselines, Design(samples, lambda steps: kept[steps]), run, "lime")
-    rows = torch.cat([torch.ones(1, groups.count, dtype=torch.bool), kept]).to(scores.device, torch.float64)
-    together = torch.cat([ends.here[:, None], scores], 1).double()
+    scorer, sampler = Scorer(view, baselines, run, "lime"), _Nearby(groups.count, seed, width, surrogate, alpha)
+    ends, averages, checks = sampled(scorer, groups, sampler, samples if until is None else until)
+    whole, errors = (found.unflatten(1, (len(ends.here), -1)).transpose(0, 1) for found in averages)
+    known, size = bool(errors.isfinite().all()), whole.norm(dim=1)
+    return Found(
+        per_feature(groups, whole, view.features), ends.here, spread=errors.norm(dim=1) / size.clamp_min(TINY) if known else None,
+        seed=seed, notes={"groups": whole}, pooling="sum" if groups.single else "mean", checks=checks,
+        errors=per_feature(groups, errors, view.features) if known else None
+    )  # fmt: skip
 
-    def fitted(part: slice) -> Tensor:
-        """Coefficients `(T, n, B)` from the example and every so many coalitions."""
-        some = torch.cat([rows[:1], rows[1:][part]])
-        flat = torch.cat([together[:, :1], together[:, 1:][:, part]], 1).transpose(0, 1).flatten(1)
-        nearness = (1 - some.mean(1).sqrt()).square().div(-(width**2)).exp()[:, None]
-        found = SURROGATES[surrogate](some, flat, nearness, _strength(surrogate, alpha, flat))
-        by_target: Tensor = found.unflatten(1, (len(ends.here), -1)).transpose(0, 1)
-        return by_target
 
-    whole, halves = fitted(slice(None)), [fitted(slice(parity, None, 2)) for parity in range(2 if samples > 1 else 0)]
-    spread = spread_of((halves[0].transpose(1, 2),), (halves[1].transpose(1, 2),), (whole.transpose(1, 2),)) if halves else None
-    by_feature = groups.spread(whole.to(ends.here.dtype))
-    values = tuple(v.to(x.dtype) if x.is_floating_point() else v for v, x in zip(by_feature, view.features, strict=True))
-    return Found(values, ends.here, spread=spread, seed=seed, pooling="sum" if groups.single else "mean")
+class _Nearby(Sampler):
+    """Each group kept with even chance."""
+
+    def __init__(self, groups: int, seed: int, width: float, surrogate: str, alpha: float | None) -> None:
+        self._seed, self._width, self._surrogate, self._alpha = seed, width, surrogate, alpha
+        self._kept = torch.zeros(0, groups, dtype=torch.bool)
+
+    def more(self, total: int) -> Tensor:
+        had, groups = self._kept.shape
+        added = torch.rand(total - had, groups, generator=generator(self._seed, had)) < 0.5
+        self._kept = torch.cat([self._kept, added])
+        return added
+
+    def estimate(self, scores: Tensor, full: Tensor, empty: Tensor) -> Averages:
+        rows = torch.cat([torch.ones(1, self._kept.shape[1], dtype=torch.bool), self._kept]).to(scores.device, torch.float64)
+        together = torch.cat([full[None], scores]).double()
+        nearness = (1 - rows.mean(1).sqrt()).square().div(-(self._width**2)).exp()[:, None]
+        alpha = _strength(self._surrogate, self._alpha, together)
+        found = SURROGATES[self._surrogate](rows, together, nearness, alpha)
+        errors = torch.full_like(found, math.inf)
+        if self._surrogate != "lasso":
+            centred, residuals = centred_by(nearness, rows), centred_by(nearness, together - rows @ found)
+            errors = fit_errors(centred, nearness[:, 0], residuals, (torch.arange(len(rows)) > 0).double(), alpha)
+        return Averages(found.to(scores.dtype), errors.to(scores.dtype))
+
+
+def centred_by(weights: Tensor, values: Tensor) -> Tensor:
+    """Less the weighted mean of the rows."""
+    centred: Tensor = values - (weights * values).sum(0) / weights.sum(0)
+    return centred
 
 
 def _strength(surrogate: str, alpha: float | None, scores: Tensor) -> float:
@@ -95,10 +128,9 @@ def weighted_ridge(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float =
     """
     if weights.shape[1] > 1:
         return torch.cat([weighted_ridge(rows, scores[:, k : k + 1], weights[:, k : k + 1], alpha) for k in range(scores.shape[1])], 1)
-    total = weights.sum()
-    centred = rows - (weights * rows).sum(0) / total
+    centred = centred_by(weights, rows)
     gram = centred.T @ (weights * centred) + alpha * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    right = centred.T @ (weights * (scores - (weights * scores).sum(0) / total))
+    right = centred.T @ (weights * centred_by(weights, scores))
     found: Tensor = torch.linalg.lstsq(gram, right, driver="gelsd" if gram.device.type == "cpu" else None).solution
     return found
 

@@ -21,6 +21,11 @@ class Window:
     input: int
     box: tuple[slice, ...]
 
+    @property
+    def words(self) -> str:
+        """The window as one would index it."""
+        return f"[{', '.join(f'{part.start}:{part.stop}' for part in self.box)}] of input {self.input}"
+
 
 def windows_of(features: Tensors, shapes: Any, strides: Any = None) -> list[Window]:
     """All places of the windows, input by input; the last in each direction may stick out, and is cut off there.
