@@ -24,6 +24,11 @@ $(VENV)/dev: $(VENV)/run
 	@$(PIP) --requirement requirements-dev.txt
 	@touch $@
 
+$(VENV)/bench: $(VENV)/dev requirements-bench.txt
+	@echo "Installing the peers to compare with ..."
+	@$(PIP) --requirement requirements-bench.txt
+	@touch $@
+
 setup: $(VENV)/dev  ## the virtual environment with everything in it
 
 demo: $(VENV)/run  ## explain one held-out example of each small model; writes pellucid-demo/index.html
@@ -44,7 +49,7 @@ docs: $(VENV)/dev  ## build the documentation, running its code; warnings are er
 	@$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/dev  ## speed and accuracy against the installed captum, in one run
+bench: $(VENV)/bench  ## speed and accuracy against captum, shap and shapiq, in one run
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove what was built

@@ -131,7 +131,7 @@ def weighted_ridge(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float =
     centred = centred_by(weights, rows)
     gram = centred.T @ (weights * centred) + alpha * torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     right = centred.T @ (weights * centred_by(weights, scores))
-    found: Tensor = torch.linalg.lstsq(gram, right, driver="gelsd" if gram.device.type == "cpu" else None).solution
+    found: Tensor = torch.linalg.pinv(gram, hermitian=True) @ right  # not lstsq, where a column that is not finite spoils all
     return found
 
 
@@ -140,11 +140,11 @@ def weighted_lasso(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float) 
     from sklearn.linear_model import Lasso
 
     shared = weights.expand(-1, scores.shape[1])
-    found = [
-        Lasso(alpha=alpha).fit(rows.cpu().numpy(), scores[:, k].cpu().numpy(), shared[:, k].cpu().numpy()).coef_
-        for k in range(scores.shape[1])
-    ]
-    return torch.stack([torch.as_tensor(coefficients) for coefficients in found], 1).to(scores)
+    found = torch.full((rows.shape[1], scores.shape[1]), math.nan, dtype=torch.float64)
+    for k in scores.isfinite().all(0).nonzero().flatten().tolist():
+        fitted = Lasso(alpha=alpha).fit(rows.cpu().numpy(), scores[:, k].cpu().numpy(), shared[:, k].cpu().numpy())
+        found[:, k] = torch.as_tensor(fitted.coef_)
+    return found.to(scores)
 
 
 SURROGATES: dict[str, Surrogate] = {

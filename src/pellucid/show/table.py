@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -27,16 +28,23 @@ EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: what it stands for, how long it is (NaN and infinities kept), and its colour."""
+    """One bar: what it stands for, how long it is (NaN and infinities kept), its colour, and its standard error if it is known."""
 
     name: str
     value: float
     colour: str
+    error: float | None = None
 
     @property
     def length(self) -> float:
         """The value, or nothing if it is not finite."""
         return self.value if np.isfinite(self.value) else 0.0
+
+    @property
+    def words(self) -> str:
+        """The value, and how far it may be off."""
+        own = number(self.value, signed=True)
+        return own if self.error is None else f"{own} ± {number(self.error, 2)}"
 
 
 def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]:
@@ -53,10 +61,19 @@ def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]
     # What is not finite comes first, because it must be seen.
     order = np.argsort(-np.where(np.isfinite(values), np.abs(values), np.inf), kind="stable")
     shown = order if len(order) <= top + 1 else order[:top]
-    found = [Bar(names[i], values[i], FOR if values[i] > 0 else AGAINST) for i in shown.tolist()]
+    errors = _errors(explanation, example, len(values))
+    found = [Bar(names[i], values[i], FOR if values[i] > 0 else AGAINST, errors[i]) for i in shown.tolist()]
     rest = values[order[len(shown) :]]
     others = Bar(count(len(rest), "other") + " (net)", float(finite(rest).sum()), OTHERS)
     return [*found, others] if len(rest) and adds_up(explanation) else found
+
+
+def _errors(explanation: Explanation, example: int, wanted: int) -> Sequence[float | None]:
+    """The standard error of every number; none where they are not known, or numbers were pooled."""
+    if explanation.errors is None:
+        return [None] * wanted
+    found = [float(error) for errors in explanation.errors for error in errors[min(example, len(errors) - 1)].flatten()]
+    return found if len(found) == wanted else [None] * wanted
 
 
 def adds_up(explanation: Explanation) -> bool:
@@ -131,6 +148,10 @@ def draw_table(
     axes = page.rows(1)[0]
     lengths = [bar.length for bar in found]
     axes.barh(range(len(found)), lengths, color=[bar.colour for bar in found], height=0.72)
+    known = [(row, bar) for row, bar in enumerate(found) if bar.error]
+    if known:
+        ends, rows, errors = [bar.length for _, bar in known], [row for row, _ in known], [bar.error or 0.0 for _, bar in known]
+        axes.errorbar(ends, rows, xerr=errors, fmt="none", ecolor="#222222", elinewidth=1.1, capsize=2.5)
     axes.set_yticks(range(len(found)), [literal(shortened(bar.name, WIDEST)) for bar in found])
     axes.tick_params(axis="y", length=0, labelsize=9)
     axes.tick_params(axis="x", labelsize=8.5)
@@ -138,22 +159,23 @@ def draw_table(
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     together = f"; all together {number(sum(lengths), signed=True)}" if adds_up(explanation) else ""
-    axes.set_xlabel(unit_of(explanation) + together, fontsize=9)
+    axes.set_xlabel(unit_of(explanation) + together + ("; ± one standard error" if known else ""), fontsize=9)
     _label(axes, found)
     return page.figure
 
 
 def _label(axes: Axes, found: Sequence[Bar]) -> None:
     """The number at the end of each bar, with room for it at both sides."""
-    lengths = [0.0, *(bar.length for bar in found)]
-    low, high = min(lengths), max(lengths)
+    reach = [(bar.length + math.copysign(bar.error or 0.0, bar.length)) for bar in found]
+    low, high = min(0.0, *reach), max(0.0, *reach)
     span = (high - low) or 1.0
-    axes.set_xlim(low - 0.14 * span * (low < 0), high + 0.14 * span)
+    room = 0.26 if any(bar.error is not None for bar in found) else 0.14
+    axes.set_xlim(low - room * span * (low < 0), high + room * span)
     if low == high:
         axes.set_xticks([0])
-    for row, bar in enumerate(found):
-        end, side = (bar.length - 0.01 * span, "right") if bar.length < 0 else (bar.length + 0.01 * span, "left")
-        axes.text(end, row, number(bar.value, signed=True), ha=side, va="center", fontsize=8.5)
+    for row, (bar, end) in enumerate(zip(found, reach, strict=True)):
+        place, side = (end - 0.01 * span, "right") if bar.length < 0 else (end + 0.01 * span, "left")
+        axes.text(place, row, bar.words, ha=side, va="center", fontsize=8.5)
 
 
 def listed(explanation: Explanation, example: int = 0, top: int = 10) -> str:
@@ -174,5 +196,5 @@ def _row(bar: Bar, start: float, span: float) -> str:
     start, length = 100 * start / span, 100 * abs(bar.length) / span
     drawn = f'<span style="margin-left:{start:.1f}%;width:{length:.1f}%;background:{bar.colour}"></span>'
     name = escape(shortened(bar.name, WIDEST))
-    cells = f'<td class="number">{number(bar.value, signed=True)}</td><td class="bar" aria-hidden="true">{drawn}</td>'
+    cells = f'<td class="number">{bar.words}</td><td class="bar" aria-hidden="true">{drawn}</td>'
     return f'<tr><th scope="row">{name}</th>{cells}</tr>'
