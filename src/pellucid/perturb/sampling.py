@@ -91,13 +91,9 @@ def pairs(groups: int, count: int, seed: int, by: str = "leverage", drawn: Tenso
     given = _filled(sizes, count)
     had = torch.bincount(before.sum(1), minlength=groups // 2 + 1)[1:].tolist()
     numbers = [max(pair) for pair in zip(_rounded(given, float(torch.rand((), generator=source, dtype=torch.float64))), had, strict=True)]
-    inside_before = before.sum(1)
-    more = [
-        _some(groups, size.inside, number, before[inside_before == size.inside], source)
-        for size, number in zip(sizes, numbers, strict=True)
-    ]
+    more = _more(groups, before, {size.inside: (number, old) for size, number, old in zip(sizes, numbers, had, strict=True)}, source)
     weights = [_weight(groups, size.inside, share, number) for size, share, number in zip(sizes, given, numbers, strict=True)]
-    kept = torch.cat([before, *more])
+    kept = torch.cat([before, more])
     return Pairs(kept, torch.tensor([0.0, *weights], dtype=torch.float64)[kept.sum(1)])
 
 
@@ -158,25 +154,21 @@ def _weight(groups: int, inside: int, given: float, number: int) -> float:
     return (groups - 1) / (inside * (groups - inside)) / (both * (number if given >= 1 else given or 1))
 
 
-def _some(groups: int, inside: int, number: int, before: Tensor, source: Generator) -> Tensor:
-    """What completes the coalitions of a size to so many, bool `(added, groups)`; of complementary halves those with group 0."""
-    if 2 * inside == groups:
-        rest = _distinct(groups - 1, inside - 1, number, before[:, 1:], source)
-        return torch.cat([torch.ones(len(rest), 1, dtype=torch.bool), rest], 1)
-    return _distinct(groups, inside, number, before, source)
-
-
-def _distinct(groups: int, inside: int, number: int, before: Tensor, source: Generator) -> Tensor:
-    """Coalitions of one size that were not there before: listed and chosen if most are wanted, otherwise drawn until there are enough."""
-    total, added = math.comb(groups, inside), number - len(before)
-    if total <= 2 * number:
-        fresh = _unseen(before, _listed(groups, inside), source)
-        return fresh[_chosen(len(fresh), added, source)]
+def _more(groups: int, before: Tensor, wanted: dict[int, tuple[int, int]], source: Generator) -> Tensor:
+    """What completes each size to the number wanted of it, where so many were there before; of complementary halves those with group 0."""
     found = before[:0]
-    while len(found) < added:
-        drawn = _drawn(groups, inside, added, source)
-        found = torch.cat([found, _unseen(torch.cat([before, found]), drawn, source)])
-    return found[:added]
+    for inside, (number, had) in wanted.items():
+        if had < number and _total(groups, inside) <= 2 * number:  # listed and chosen, where most are wanted
+            fresh = _unseen(before, _listed(groups, inside), source) if had else _listed(groups, inside)
+            found = torch.cat([found, fresh[_chosen(len(fresh), number - had, source)]])
+    lacking = torch.zeros(groups + 1, dtype=torch.long)
+    for inside, (number, had) in wanted.items():
+        lacking[inside] = 0 if _total(groups, inside) <= 2 * number else number - had
+    while lacking.any():  # drawn, until there are enough
+        fresh = _unseen(torch.cat([before, found]), _drawn(groups, torch.arange(groups + 1).repeat_interleave(lacking), source), source)
+        found = torch.cat([found, fresh])
+        lacking -= torch.bincount(fresh.sum(1), minlength=groups + 1)
+    return found
 
 
 def _chosen(total: int, number: int, source: Generator) -> Tensor:
@@ -184,17 +176,22 @@ def _chosen(total: int, number: int, source: Generator) -> Tensor:
 
 
 def _listed(groups: int, inside: int) -> Tensor:
-    """All coalitions of one size."""
-    total = math.comb(groups, inside)
-    members = itertools.chain.from_iterable(itertools.combinations(range(groups), inside))
-    columns = torch.from_numpy(np.fromiter(members, np.int64, total * inside)).view(total, inside)
-    return torch.zeros(total, groups, dtype=torch.bool).scatter_(1, columns, True)
+    """All coalitions of one size; of complementary halves those with group 0."""
+    half = 2 * inside == groups
+    total, others = _total(groups, inside), range(1, groups) if half else range(groups)
+    members = itertools.chain.from_iterable(itertools.combinations(others, inside - half))
+    columns = torch.from_numpy(np.fromiter(members, np.int64, total * (inside - half))).view(total, inside - half)
+    found = torch.zeros(total, groups, dtype=torch.bool).scatter_(1, columns, True)
+    found[:, 0] |= half
+    return found
 
 
-def _drawn(groups: int, inside: int, number: int, source: Generator) -> Tensor:
-    """Coalitions of one size, each drawn by itself."""
-    members = torch.rand(number, groups, generator=source, dtype=torch.float64).argsort(1)[:, :inside]
-    return torch.zeros(number, groups, dtype=torch.bool).scatter_(1, members, True)
+def _drawn(groups: int, inside: Tensor, source: Generator) -> Tensor:
+    """Coalitions of these sizes, each drawn by itself."""
+    turns = torch.rand(len(inside), groups, generator=source, dtype=torch.float64)
+    turns[:, 0] -= (2 * inside == groups).double()  # of complementary halves, group 0 comes first
+    places = turns.argsort(1)
+    return torch.zeros(len(inside), groups, dtype=torch.bool).scatter_(1, places, torch.arange(groups) < inside[:, None])
 
 
 def _unseen(before: Tensor, kept: Tensor, source: Generator) -> Tensor:
