@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..batch import Run
+from ..batch import Ends, Run
 from ..explanation import Check, Found
 from ..inputs import Tensors
 from ..model import undisturbed
 from ..seeds import resolve_seed
 from ..view import InputView, View
 from .evaluate import Scorer, coalitions, leave_one_out
+from .first import LEAST, one_at_a_time
 from .groups import Groups, groups_of, per_feature
 from .incremental import pays, window_scores
 from .windows import Window
@@ -43,10 +44,21 @@ def feature_ablation(view: View, baselines: Tensors, groups: Groups | None = Non
     True
     """
     groups = groups or groups_of(view.features)
-    scorer = Scorer(view, baselines, run or Run(), "feature ablation")
-    ends, without = coalitions(scorer, groups, leave_one_out(groups.count))
+    run = run or Run()
+    scorer = Scorer(view, baselines, run, "feature ablation")
+    ends, without = _by_columns(scorer, groups) or coalitions(scorer, groups, leave_one_out(groups.count))
     values = per_feature(groups, ends.here[:, None] - without, view.features)
     return Found(values, ends.here, ends.there, scorer.baselines, pooling="sum" if groups.single else "mean", checks=scorer.checks)
+
+
+def _by_columns(scorer: Scorer, groups: Groups) -> tuple[Ends, Tensor] | None:
+    """The ends and scores of features by themselves, where the model begins with a linear layer that is large enough to care."""
+    if not groups.single or scorer.baselines is None or groups.count < LEAST:
+        return None
+    ends = scorer.run.settle(scorer.view, scorer.baselines)
+    scores = one_at_a_time(ends.view, scorer.baselines, scorer.run, scorer.label)
+    scorer.ends = ends
+    return None if scores is None else (ends, scores)
 
 
 def shuffled(values: Tensor, mask: Tensor) -> Tensor:
