@@ -122,6 +122,16 @@ def perturbation() -> Iterator[Row]:
             yield f"{what}: captum's best ({best.split()[1]} at once) / pellucid", f"{ratio(found, best, 'pellucid'):.1f}", goals[1]
         shown = ("pellucid", "captum 1", best)
         yield f"{what}: milliseconds (pellucid, captum, captum at best)", ", ".join(f"{1000 * median(found, n):.2f}" for n in shown), ""
+    peaks = [peak_memory(functools.partial(_attribute, "pellucid", "KernelShap", _many, n_samples=number)) for number in (10**4, 10**5)]
+    yield (
+        "KernelShap of 300 features, 10^4 and 10^5 coalitions: extra peak memory",
+        ", ".join(f"{p / 2**20:.0f} MiB" for p in peaks),
+        "bounded",
+    )
+
+
+def _many() -> tuple[torch.nn.Module, Tensor]:
+    return models.mlp(300, 128, 128, 10), torch.randn(1, 300)
 
 
 def overhead() -> Iterator[Row]:

@@ -101,7 +101,7 @@ def test_what_is_small_grouped_or_limited_takes_full_passes():
 
 def test_the_cost_is_counted_and_half_precision_is_left_alone():
     model, x = mlp().eval(), torch.randn(1, WIDE)
-    assert pellucid.explain(model, x, 0, "feature_ablation").cost.forwards == WIDE + 5  # itself, with nothing, one to measure, one to compare
+    assert pellucid.explain(model, x, 0, "feature_ablation").cost.forwards == WIDE + 5
     half = pellucid.explain(mlp().bfloat16(), x.bfloat16(), 0, "feature_ablation")
     assert half.attribution.dtype == torch.bfloat16
 

@@ -17,6 +17,7 @@ from pellucid.perturb import (
     banzhaf,
     blur,
     columns_of,
+    estimators,
     feature_ablation,
     groups_of,
     lime,
@@ -32,8 +33,8 @@ from pellucid.perturb import (
     windows_of,
     words_of,
 )
-from pellucid.perturb.estimators import constrained_least_squares, fit_errors
-from pellucid.perturb.sampling import every, pairs, permutations
+from pellucid.perturb.estimators import fit_errors
+from pellucid.perturb.sampling import pairs, permutations
 from pellucid.view import at_input
 
 
@@ -302,24 +303,33 @@ def test_standard_errors_of_lime_are_what_seeds_bring(net, x):
     assert 0.8 < calibrated([f.values[0] for f in found], [f.errors[0] for f in found], truth) < 1.25
 
 
-def test_fit_errors_are_a_slow_leave_one_out():
-    """Up to the finite sample's factor, the jackknife: the sum of what each row's absence changes, squared."""
+def test_fit_errors_are_a_slow_leave_one_out(monkeypatch):
+    """The sum of what each row's absence changes, squared; whatever the size of the blocks."""
     torch.manual_seed(0)
-    rows, weights = torch.randn(30, 4).double(), torch.rand(30).double() + 0.1
-    scores = rows @ torch.randn(4, 2).double() + torch.randn(30, 2).double()
-    fit = lambda keep: torch.linalg.lstsq(rows[keep] * weights[keep, None].sqrt(), scores[keep] * weights[keep, None].sqrt()).solution  # noqa: E731
+    kept, weights = torch.rand(30, 4) < 0.5, torch.rand(30).double() + 0.1
+    rows, targets = 2 * kept.double() - 1, torch.randn(30, 2).double()
+    roots = weights.sqrt()[:, None]
+    fit = lambda keep: torch.linalg.lstsq(rows[keep] * roots[keep], targets[keep] * roots[keep]).solution  # noqa: E731
     whole = fit(torch.arange(30))
     changes = torch.stack([whole - fit(torch.tensor([j for j in range(30) if j != i])) for i in range(30)])
-    torch.testing.assert_close(fit_errors(rows, weights, scores - rows @ whole, torch.ones(30)), changes.square().sum(0).sqrt())
+    for block in (2**25, 200):
+        monkeypatch.setattr(estimators, "BLOCK", block)
+        found = fit_errors(kept, lambda some: 2 * some - 1, weights, targets, whole, torch.ones(30))
+        torch.testing.assert_close(found, changes.square().sum(0).sqrt())
+    assert not fit_errors(kept, lambda some: 2 * some - 1, weights, targets, whole, torch.zeros(30)).any()
 
 
-def test_what_was_seen_whole_has_no_error():
-    half, weights = pairs(6, 10**6, seed=0)
-    scores = torch.randn(64, 1).double()
-    numbers = (every(6)[:, None] == half[None]).all(2).float().argmax(0)
-    first, second = scores[numbers], scores[63 - numbers]
-    values = constrained_least_squares(torch.cat([half, ~half]), torch.cat([first, second]), weights.repeat(2), scores[-1], scores[0])
-    assert not fit_errors(half.double(), weights, first - second - values.sum(), torch.zeros(len(half))).any()
+def test_estimates_do_not_depend_on_blocks(monkeypatch, net, x):
+    wide = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+    row = torch.randn(2, 20).double()
+    view, blank = at_input(wide, row, 0), (torch.zeros_like(row),)
+    methods = [lambda m=m: m(view, blank, evaluations=300, seed=0) for m in (shapley, banzhaf)]
+    usual = [method() for method in methods]
+    monkeypatch.setattr(estimators, "BLOCK", 1000)
+    for method, before in zip(methods, usual, strict=True):
+        found = method()
+        torch.testing.assert_close(found.values[0], before.values[0])
+        torch.testing.assert_close(found.errors[0], before.errors[0])
 
 
 def test_errors_are_saved_and_drawn(net, x, tmp_path):

@@ -6,7 +6,7 @@ Where `kept` is bool `(coalitions, groups)`, `scores` are `(coalitions, B)`, and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from ..errors import InputError
 __all__ = [
     "Averages",
     "banzhaf_of_all",
+    "blocks",
     "constrained_least_squares",
     "fit_errors",
     "interactions_of_all",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 SEEN_ALONE = 1e-6  # what is left of a row's residual where nothing else says what it says
+BLOCK = 2**25  # bytes of coalitions in float64 at a time
 NULL = 1e-10  # directions whose squared singular value is below this part of the largest count as not sampled
 
 
@@ -116,43 +118,64 @@ def constrained_least_squares(kept: Tensor, scores: Tensor, weights: Tensor, ful
     True
     """
     _fitting(kept, scores, weights)
-    inside, weights = kept.to(scores.device, torch.float64), weights.to(scores.device, torch.float64)
-    change, start = (full - empty).double(), empty.double()
+    weights, change, start = weights.to(scores.device, torch.float64), (full - empty).double(), empty.double()
+    groups = kept.shape[1]
+    gram = torch.zeros(groups, groups, dtype=torch.float64, device=scores.device)
+    right = torch.zeros(groups, scores.shape[1], dtype=torch.float64, device=scores.device)
     # What is left of phi beyond equal shares is orthogonal to (1, ..., 1): so are the centred rows, and the pseudo-inverse keeps to it.
-    shares = inside.mean(1, keepdim=True)
-    centred = inside - shares
-    weighted = (centred * weights[:, None]).T
-    beyond = torch.linalg.pinv(weighted @ centred, rtol=NULL, hermitian=True) @ (weighted @ (scores.double() - start - shares * change))
-    found: Tensor = beyond - beyond.mean(0) + change / max(1, kept.shape[1])
+    for part in blocks(kept):
+        inside = kept[part].to(scores.device, torch.float64)
+        shares = inside.mean(1, keepdim=True)
+        centred = inside - shares
+        weighted = (centred * weights[part, None]).T
+        gram += weighted @ centred
+        right += weighted @ (scores[part].double() - start - shares * change)
+    beyond = torch.linalg.pinv(gram, rtol=NULL, hermitian=True) @ right
+    found: Tensor = beyond - beyond.mean(0) + change / max(1, groups)
     return found.to(scores.dtype)
 
 
-def fit_errors(rows: Tensor, weights: Tensor, residuals: Tensor, unseen: Tensor, ridge: float = 0.0) -> Tensor:
-    """Standard errors `(n, K)` of weighted least squares, where what is random is which rows were drawn.
+def blocks(kept: Tensor) -> Iterator[slice]:
+    """Runs of coalitions whose float64 copies take little memory, however many there are."""
+    rows = max(1, BLOCK // (8 * max(1, kept.shape[1])))
+    return (slice(start, start + rows) for start in range(0, len(kept), rows))
 
-    `var b_i = sum_p unseen_p ((R^T W R + ridge)^+ R^T W)_ip^2 (r_p / (1 - h_p))^2` with the hat values h: the residual that a row would
-    have, had it not taken part. Infinite where the rows do not determine the coefficients.
+
+def fit_errors(
+    kept: Tensor, rows_of: Callable[[Tensor], Tensor], weights: Tensor, targets: Tensor, values: Tensor, unseen: Tensor, ridge: float = 0.0
+) -> Tensor:
+    """Standard errors of values `(n, K)` fitted by weighted least squares, where what is random is which rows were drawn.
+
+    `var b_i = sum_p unseen_p ((R^T W R + ridge)^+ R^T W)_ip^2 (r_p / (1 - h_p))^2` with the hat values h: the residual that a row
+    would have, had it not taken part. Infinite where the rows do not determine the coefficients.
     Source: MacKinnon and White 1985, equation 12 (HC3); Cochran 1977, section 2.6 (the finite population).
 
     Args:
-        rows: `(m, n)`, of what was fitted; weights: `(m,)`; residuals: `(m, K)`.
+        kept: coalitions `(m, n)`; rows_of: what rows R of the fit some of them, as float64, stand for.
+        weights: `(m,)`; targets: `(m, K)`, what was fitted.
         unseen: `(m,)`, the part of the row's kind that was not drawn: 0 where all of a kind is there.
 
-    >>> rows = torch.eye(2, dtype=torch.float64).repeat(50, 1)
-    >>> noise = torch.randn(100, 1, dtype=torch.float64)
-    >>> fit_errors(rows, torch.ones(100), noise, torch.ones(100)).shape
+    >>> kept, noise = torch.eye(2).bool().repeat(50, 1), torch.randn(100, 1, dtype=torch.float64)
+    >>> ones = torch.ones(100, dtype=torch.float64)
+    >>> fit_errors(kept, lambda rows: rows, ones, noise, noise[:2] * 0, ones).shape
     torch.Size([2, 1])
     """
-    weights, unseen = (t.to(rows) for t in (weights, unseen))
-    gram = (rows * weights[:, None]).T @ rows
-    gram.diagonal().add_(ridge)
+    groups, weights, unseen, values = kept.shape[1], weights.to(targets), unseen.to(targets), values.double()
+    gram = ridge * torch.eye(groups, dtype=torch.float64, device=targets.device)
+    for part in blocks(kept):
+        rows = rows_of(kept[part].to(targets.device, torch.float64))
+        gram += (rows * weights[part, None]).T @ rows
     inverse = torch.linalg.pinv(gram, rtol=NULL, hermitian=True)
-    pulls = rows @ inverse
-    free = 1 - (pulls * rows).sum(1) * weights
-    surprise = residuals * (torch.where(unseen > 0, unseen.sqrt() / free.clamp_min(NULL), 0) * weights)[:, None]
-    found = (pulls.square().T @ surprise.square()).sqrt()
-    undetermined = bool(((free < SEEN_ALONE) & (unseen > 0)).any())
-    return torch.full_like(found, math.inf) if undetermined else found
+    total, undetermined = torch.zeros_like(values), False
+    for part in blocks(kept):
+        rows = rows_of(kept[part].to(targets.device, torch.float64))
+        pulls = rows @ inverse
+        free = 1 - (pulls * rows).sum(1) * weights[part]
+        open_ = unseen[part] > 0
+        undetermined |= bool(((free < SEEN_ALONE) & open_).any())
+        factor = torch.where(open_, unseen[part].sqrt() / free.clamp_min(NULL), 0) * weights[part]
+        total += pulls.square().T @ ((targets[part] - rows @ values) * factor[:, None]).square()
+    return torch.full_like(total, math.inf) if undetermined else total.sqrt()
 
 
 def shapley_of_orders(orders: Tensor, scores: Tensor) -> Averages:

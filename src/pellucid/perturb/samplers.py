@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..seeds import generator
-from .estimators import Averages, constrained_least_squares, fit_errors, shapley_of_orders
+from .estimators import Averages, blocks, constrained_least_squares, fit_errors, shapley_of_orders
 from .odd_gp import odd_gp
 from .rounds import MOST, Sampler
 from .sampling import pairs, permutations
@@ -47,15 +47,18 @@ class Pairs(Sampler):
         """Of a pair the constraint leaves one row, its coalition less the mean: twice that is what its difference is fitted by."""
         if not self._check:
             return torch.full_like(values, math.inf)
-        half = self._half.to(values.device, torch.float64)
-        share = half.mean(1, keepdim=True)
-        residuals = (differences - (2 * share - 1) * change) / 2 - (half - share) @ values.double()
+        shares = self._half.double().mean(1, keepdim=True).to(values.device)
         drawn = torch.bincount(self._half.sum(1), minlength=self._groups + 1).tolist()
         unseen = [
             1 - number / (math.comb(self._groups, size) / (2 if 2 * size == self._groups else 1)) for size, number in enumerate(drawn)
         ]
         by_size = torch.tensor(unseen, dtype=torch.float64)
-        return fit_errors(half - share, self._weights, residuals, by_size[self._half.sum(1)])
+        targets = (differences - (2 * shares - 1) * change) / 2
+        return fit_errors(self._half, _centred, self._weights, targets, values, by_size[self._half.sum(1)])
+
+
+def _centred(half: Tensor) -> Tensor:
+    return half - half.mean(1, keepdim=True)
 
 
 class Halves(Sampler):
@@ -72,12 +75,21 @@ class Halves(Sampler):
         return torch.stack([added, ~added], 1).flatten(0, 1)
 
     def estimate(self, scores: Tensor, full: Tensor, empty: Tensor) -> Averages:
-        signs = self._half.to(scores.device, torch.float64) * 2 - 1
         differences = (scores[0::2] - scores[1::2]).double()
-        values = torch.linalg.pinv(signs, rtol=1e-10) @ differences
-        even = torch.ones(len(signs), dtype=torch.float64)
-        errors = fit_errors(signs, even, differences - signs @ values, even)
+        gram = torch.zeros(self._groups, self._groups, dtype=torch.float64, device=scores.device)
+        right = torch.zeros(self._groups, scores.shape[1], dtype=torch.float64, device=scores.device)
+        for part in blocks(self._half):
+            signs = _signs(self._half[part].to(scores.device, torch.float64))
+            gram += signs.T @ signs
+            right += signs.T @ differences[part]
+        values = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ right
+        even = torch.ones(len(self._half), dtype=torch.float64)
+        errors = fit_errors(self._half, _signs, even, differences, values, even)
         return Averages(values.to(scores.dtype), errors.to(scores.dtype))
+
+
+def _signs(half: Tensor) -> Tensor:
+    return 2 * half - 1
 
 
 class Orders(Sampler):

@@ -16,6 +16,7 @@ from ..errors import InputError, OptionError
 __all__ = ["SHARES", "Pairs", "every", "pairs", "permutations"]
 
 MOST_GROUPS = 30
+BLOCK = 4096  # coalitions that are drawn at a time
 
 # How many of the pairs a size gets, by the number of groups in and out of the coalition.
 SHARES: dict[str, Callable[[int, int], float]] = {
@@ -188,10 +189,12 @@ def _listed(groups: int, inside: int) -> Tensor:
 
 def _drawn(groups: int, inside: Tensor, source: Generator) -> Tensor:
     """Coalitions of these sizes, each drawn by itself."""
-    turns = torch.rand(len(inside), groups, generator=source, dtype=torch.float64)
-    turns[:, 0] -= (2 * inside == groups).double()  # of complementary halves, group 0 comes first
-    places = turns.argsort(1)
-    return torch.zeros(len(inside), groups, dtype=torch.bool).scatter_(1, places, torch.arange(groups) < inside[:, None])
+    found = torch.zeros(len(inside), groups, dtype=torch.bool)
+    for sizes, rows in zip(inside.split(BLOCK), found.split(BLOCK), strict=True):
+        turns = torch.rand(len(sizes), groups, generator=source, dtype=torch.float64)
+        turns[:, 0] -= (2 * sizes == groups).double()  # of complementary halves, group 0 comes first
+        rows.scatter_(1, turns.argsort(1), torch.arange(groups) < sizes[:, None])
+    return found
 
 
 def _unseen(before: Tensor, kept: Tensor, source: Generator) -> Tensor:
@@ -202,7 +205,8 @@ def _unseen(before: Tensor, kept: Tensor, source: Generator) -> Tensor:
     if not len(before) and len(kept) < 2:
         return kept
     digits = torch.randint(-(2**63), 2**63 - 1, (kept.shape[1],), generator=source)
-    keys, order = torch.where(torch.cat([before, kept]), digits, 0).sum(1).sort(stable=True)
+    parts = (*before.split(BLOCK), *kept.split(BLOCK))
+    keys, order = torch.cat([torch.where(part, digits, 0).sum(1) for part in parts]).sort(stable=True)
     first = torch.ones(len(keys), dtype=torch.bool)
     first[1:] = keys[1:] != keys[:-1]
     fresh: Tensor = order[first].sort().values - len(before)

@@ -104,8 +104,10 @@ class _Nearby(Sampler):
         found = SURROGATES[self._surrogate](rows, together, nearness, alpha)
         errors = torch.full_like(found, math.inf)
         if self._surrogate != "lasso":
-            centred, residuals = centred_by(nearness, rows), centred_by(nearness, together - rows @ found)
-            errors = fit_errors(centred, nearness[:, 0], residuals, (torch.arange(len(rows)) > 0).double(), alpha)
+            mean = (nearness * rows).sum(0) / nearness.sum(0)
+            others = (torch.arange(len(rows)) > 0).double()  # the example itself is not drawn
+            targets = centred_by(nearness, together)
+            errors = fit_errors(rows.bool(), lambda some: some - mean, nearness[:, 0], targets, found, others, alpha)
         return Averages(found.to(scores.dtype), errors.to(scores.dtype))
 
 
