@@ -19,7 +19,7 @@ from .errors import (
 from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
-from .methods import MAPS, METHODS
+from .methods import ATTENTIONS, MAPS, METHODS
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
@@ -27,6 +27,7 @@ from .view import View, at_input
 __version__ = "0.1.0"
 
 __all__ = [
+    "ATTENTIONS",
     "MAPS",
     "METHODS",
     "Check",

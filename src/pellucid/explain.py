@@ -17,7 +17,7 @@ from .explanation import Check, Cost, Display, Explanation, Found, Pooling
 from .inputs import Tensors, as_tensors, differentiable, draws, references
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
-from .methods import DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
+from .methods import ATTENTIONS, DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
 from .trust import health_of, provenance_of
@@ -80,8 +80,8 @@ def explain(
         target: which output: int, tuple, tensor or list (one per example), class name, `"cat - dog"`, an expression
             (`target("cat") - target("dog")`), a function of the output. None: the output if it is one number per
             example, else the predicted class of each example, and `health` says so.
-        method: a name in `pellucid.METHODS`, or in `pellucid.MAPS` (class activation maps of a layer); Captum's class names
-            are understood too.
+        method: a name in `pellucid.METHODS`, in `pellucid.MAPS` (class activation maps of a layer) or in `pellucid.ATTENTIONS`
+            (attention maps of transformers); Captum's class names are understood too.
         baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
             example, a function of the input (`pellucid.perturb`: mean, blur, token), a tuple of these; for gradient_shap and
             deeplift_shap a distribution `(N, ...)` or a function that returns one; for perturbation methods also several
@@ -154,7 +154,7 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     run, start = Run(question.at_most, question.progress), time.perf_counter()
     view = at_input(question.model, question.inputs, question.target, question.args, question.kwargs, question.classes)
     peak = Peak(view.features[0].device)
-    if name not in WITHOUT_GRADIENT and (question.layer is None or question.neuron is not None):
+    if name not in WITHOUT_GRADIENT and name not in ATTENTIONS and (question.layer is None or question.neuron is not None):
         differentiable(view.features)
     witness = _Witness(view.call.model, view.features)
     view = replace(view, call=replace(view.call, model=witness))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .attention import ATTENTION_MAPS, ON_A_PATH, attention_map
 from .batch import Run
 from .errors import OptionError
 from .explanation import Found
@@ -47,7 +48,19 @@ from .rules import attn_lrp, deconvolution, deeplift, deeplift_shap, guided_back
 from .rules.compared import differences, multipliers
 from .view import View
 
-__all__ = ["DISTRIBUTIONS", "MAPS", "METHODS", "WITHOUT_BASELINES", "WITHOUT_GRADIENT", "Asked", "Method", "find", "kinds_of"]
+__all__ = [
+    "ATTENTIONS",
+    "DISTRIBUTIONS",
+    "EVERY",
+    "MAPS",
+    "METHODS",
+    "WITHOUT_BASELINES",
+    "WITHOUT_GRADIENT",
+    "Asked",
+    "Method",
+    "find",
+    "kinds_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +294,46 @@ def _guided_map(asked: Asked, *, layout: str | None = None, special: int | None 
 
 # Maps of a picture, from what a layer holds: they need a layer, and no baselines.
 MAPS: dict[str, Method] = {kind: _map(kind) for kind in CAMS} | {"guided_grad_cam": _guided_map}
+
+
+def _attention(kind: str) -> Method:
+    def method(
+        asked: Asked,
+        *,
+        start: int = 0,
+        rows: int | str = "auto",
+        pattern: str | Sequence[str | None] | None = None,
+        special: int | None = None,
+        resize: bool = True,
+    ) -> Found:
+        return attention_map(
+            asked.view, kind, start=start, rows=rows, pattern=pattern, special=special, resize=resize, run=asked.run
+        )  # fmt: skip
+
+    return method
+
+
+def _attention_on_a_path(kind: str) -> Method:
+    def method(
+        asked: Asked,
+        *,
+        start: int = 0,
+        steps: int = 20,
+        path: str = "head",
+        rows: int | str = "auto",
+        pattern: str | Sequence[str | None] | None = None,
+        special: int | None = None,
+        resize: bool = True,
+    ) -> Found:
+        baselines = expanded(asked.view.features, asked.baselines)
+        return attention_map(asked.view, kind, baselines, start, steps, path, rows, pattern, special, resize, asked.run)
+
+    return method
+
+
+# Maps of what a transformer attends to: one number for each token, or place of a picture.
+ATTENTIONS: dict[str, Method] = {kind: (_attention_on_a_path if kind in ON_A_PATH else _attention)(kind) for kind in ATTENTION_MAPS}
+EVERY = METHODS | MAPS | ATTENTIONS
 RANDOM = {"gradient_shap", "smoothgrad", "smoothgrad_sq", "vargrad", "lime", "rise", "shapley", "owen", "banzhaf"}
 OTHER_NAMES = {
     "expectedgradients": "gradient_shap",
@@ -302,11 +355,10 @@ def find(name: str, options: Mapping[str, Any]) -> tuple[str, Method]:
         OptionError: no such method, or an option that it does not have.
     """
     plain = re.sub(r"[^a-z]", "", str(name).lower())
-    every = METHODS | MAPS
-    known = {re.sub(r"[^a-z]", "", own): own for own in every} | OTHER_NAMES
+    known = {re.sub(r"[^a-z]", "", own): own for own in EVERY} | OTHER_NAMES
     if plain not in known:
-        raise OptionError(f"unknown method {name!r}; the methods are {', '.join(every)}")
-    method = every[known[plain]]
+        raise OptionError(f"unknown method {name!r}; the methods are {', '.join(EVERY)}")
+    method = EVERY[known[plain]]
     takes = [p for p in inspect.signature(method).parameters if p != "asked"]
     for option in options:
         if option not in takes:
@@ -322,7 +374,7 @@ SCALARS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true
 @cache
 def kinds_of(name: str, option: str) -> tuple[Any, ...]:
     """The types that a method's option may have, as its signature says."""
-    hint = get_type_hints((METHODS | MAPS)[name])[option]
+    hint = get_type_hints(EVERY[name])[option]
     return get_args(hint) or (hint,)
 
 

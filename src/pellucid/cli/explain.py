@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import OptionError
-from ..methods import MAPS, METHODS, find, kinds_of
+from ..methods import EVERY, find, kinds_of
 from ..show import Section
 from .demo import explained
 from .output import folder, summary, write
@@ -94,7 +94,7 @@ def _names(classes: str | None) -> tuple[str, ...]:
 def _options(given: list[str], methods: list[str]) -> dict[str, dict[str, Any]]:
     """Each method's share of the options; one that no method has is refused."""
     pairs = dict(_pair(text) for text in given)
-    takes = {name: [p for p in inspect.signature((METHODS | MAPS)[name]).parameters if p != "asked"] for name in methods}
+    takes = {name: [p for p in inspect.signature(EVERY[name]).parameters if p != "asked"] for name in methods}
     for option in pairs:
         if not any(option in names for names in takes.values()):
             raise OptionError(f"{', '.join(methods)}: there is no option {option!r}; `pellucid methods` lists the options of each method")

@@ -1,0 +1,285 @@
+"""Attention maps: from the attentions of a pass, and their gradients, to one number for every token.
+
+With `A` the attention of a layer, `(heads, N, N)`, and `G` the gradient of the score with respect to it, the relevance of tokens is
+a row of a matrix that starts as the identity and takes up one layer after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..batch import Run
+from ..errors import InputError, OptionError
+from ..explanation import Check, Found
+from ..gradient.cam import Grid, grid_of, resized
+from ..inputs import Tensors
+from ..model import undisturbed
+from ..view import View
+from .watch import Attention, Seen, attentions
+
+__all__ = ["ATTENTION_MAPS", "ON_A_PATH", "attention_map"]
+
+Rows = str | int
+PATHS = ("head", "token")
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A stream of attentions over the same tokens, and what a map may ask about them.
+
+    Attributes:
+        gradients: `(T, B, H, N, N)` of each layer.
+        last: `(T, B, H, N, N)`, the mean gradient of the last layer along the path from the baselines.
+        path: "head" or "token", of the bidirectional map.
+    """
+
+    layers: Sequence[Attention]
+    gradients: Sequence[Tensor]
+    last: Tensor
+    path: str = "head"
+
+    @property
+    def mean(self) -> list[Tensor]:
+        """`(B, N, N)` of each layer, the mean over its heads."""
+        return [layer.chances.mean(1) for layer in self.layers]
+
+    @property
+    def identity(self) -> Tensor:
+        """`(T, B, N, N)`."""
+        like = self.gradients[0]
+        one = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+        return one.expand(*like.shape[:2], -1, -1)
+
+    @property
+    def feedback(self) -> Tensor:
+        """`(T, B, N, N)`: where more attention in the last layer would raise the score."""
+        found: Tensor = self.last.relu().mean(2)
+        return found
+
+
+def _rollout(asked: _Asked) -> Tensor:
+    """Products of attention plus the identity, rows adding up to one: Abnar and Zuidema 2020, section 3, equation 1."""
+    total = asked.identity
+    for mean in asked.mean:
+        with_skip = mean + torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
+        total = with_skip / with_skip.sum(-1, keepdim=True) @ total
+    return total
+
+
+def _generic(asked: _Asked) -> Tensor:
+    """Attention times gradient, its positive part, the mean over heads: Chefer, Gur, Wolf 2021 (generic), equations 5 and 6."""
+    total = asked.identity
+    for layer, gradient in zip(asked.layers, asked.gradients, strict=True):
+        total = total + (layer.chances * gradient).relu().mean(2) @ total
+    return total
+
+
+def _generic_as_in_interpretdl(asked: _Asked) -> Tensor:
+    """The positive part of the product of the means over heads, of attention and of gradient."""
+    total = asked.identity
+    for mean, gradient in zip(asked.mean, asked.gradients, strict=True):
+        total = total + (mean * gradient.mean(2)).relu() @ total
+    return total
+
+
+def _transition(asked: _Asked) -> Tensor:
+    """Attention as the transitions of a Markov chain, from the last layer down; times the feedback: Yuan et al. 2021 (TAM)."""
+    means = asked.mean
+    state = means[-1].expand(*asked.gradients[0].shape[:2], -1, -1)
+    for mean in reversed(means[:-1]):
+        state = state @ mean + state
+    return state * asked.feedback
+
+
+def _bidirectional(asked: _Asked) -> Tensor:
+    """Attentional perception, by heads or by tokens, times the feedback: Chen et al. 2023, equations 8 to 14."""
+    total = asked.identity
+    for layer, gradient in zip(asked.layers, asked.gradients, strict=True):
+        total = total + PERCEIVED[asked.path](layer, gradient) @ total
+    return total * asked.feedback
+
+
+def _by_heads(layer: Attention, gradient: Tensor) -> Tensor:
+    """Heads weighted by the mean magnitude of `A' G`, the weights adding up to one."""
+    weights = (layer.chances.transpose(-1, -2) @ gradient).abs().mean((-1, -2))
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    return (weights[..., None, None] * layer.chances).sum(2)
+
+
+def _by_tokens(layer: Attention, gradient: Tensor) -> Tensor:
+    """The mean over heads, tokens weighted by the norm of their projected values in parts of the norm of what these are added to."""
+    if layer.weight is None or layer.before is None:
+        raise InputError(
+            f"the attention in {layer.name!r} is projected and added to nothing that was seen; path='token' needs both, path='head' neither"
+        )
+    projected = layer.values.transpose(1, 2).flatten(2) @ layer.weight.T
+    share = projected.norm(dim=-1) / layer.before.norm(dim=-1).clamp_min(torch.finfo(projected.dtype).tiny)
+    perceived: Tensor = layer.chances.mean(1) * share[:, None]
+    return perceived.expand_as(gradient[:, :, 0])
+
+
+PERCEIVED: Mapping[str, Callable[[Attention, Tensor], Tensor]] = {"head": _by_heads, "token": _by_tokens}
+ATTENTION_MAPS: Mapping[str, Callable[[_Asked], Tensor]] = {
+    "rollout": _rollout,
+    "generic_attention": _generic,
+    "generic_attention_interpretdl": _generic_as_in_interpretdl,
+    "transition_attention": _transition,
+    "bidirectional_attention": _bidirectional,
+}
+ON_A_PATH = {"transition_attention", "bidirectional_attention"}
+
+
+def attention_map(
+    view: View,
+    kind: str = "generic_attention",
+    baselines: Tensors | None = None,
+    start: int = 0,
+    steps: int = 20,
+    path: str = "head",
+    rows: Rows = "auto",
+    pattern: str | Sequence[str | None] | None = None,
+    special: int | None = None,
+    resize: bool = True,
+    run: Run | None = None,
+) -> Found:
+    """How much each token, or place of a picture, speaks for the score, by the attention of a transformer.
+
+    Attention is read where it is computed, so any model's will do; tokens of a picture become its places, in the picture's size if
+    `resize`. Several inputs (picture and text) get the attentions over their own tokens.
+    Sources: beside each kind, in this file.
+
+    Args:
+        kind: one of `ATTENTION_MAPS`.
+        baselines: where the path begins along which the last layer's gradient is averaged (transition and bidirectional); zeros.
+        start: the first layer that counts.
+        steps: on that path.
+        path: of bidirectional: "head" or "token".
+        rows: whose attention counts: "auto", the tokens that the score reads in the last layer; "mean", all; or the number of one.
+        pattern: attentions of modules with such names only, for all inputs or for each.
+        special: how many tokens come before those of a picture; found from their number if not said.
+
+    Raises:
+        OptionError: an unknown kind, path, or a start beyond the layers. InputError: no attention, or none over an input's tokens.
+
+    >>> import torch; from torch import nn; from pellucid.view import at_input
+    >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    >>> model = nn.Sequential(layer, nn.Flatten(), nn.Linear(40, 3))
+    >>> attention_map(at_input(model, torch.randn(2, 5, 8), target=1)).values[0].shape
+    torch.Size([1, 2, 5, 1])
+    """
+    if kind not in ATTENTION_MAPS:
+        raise OptionError(f"unknown map {kind!r}; the attention maps are {', '.join(ATTENTION_MAPS)}")
+    if path not in PATHS:
+        raise OptionError(f"path is {path!r}; choose 'head' or 'token'")
+    if steps < 1:
+        raise OptionError(f"steps is {steps}; at least one is needed")
+    run = run or Run()
+    patterns = (pattern,) * len(view.features) if pattern is None or isinstance(pattern, str) else tuple(pattern)
+    with undisturbed(view.roots):
+        run.count(view.features)
+        seen = attentions(view)
+        streams = [_stream(feature, seen, own, start, special) for feature, own in zip(view.features, patterns, strict=True)]
+        layers = [layer for stream in streams for layer in stream.layers]
+        gradients = seen.gradients(layers)
+        run.backwards += view.size * len(seen.scores)
+        lasts = _averaged(view, seen, streams, baselines, steps, run) if kind in ON_A_PATH else None
+    values, at = [], 0
+    for number, stream in enumerate(streams):
+        own = gradients[at : at + len(stream.layers)]
+        at += len(own)
+        asked = _Asked(stream.layers, own, own[-1] if lasts is None else lasts[number], path)
+        with torch.no_grad():
+            relevance = _of_rows(ATTENTION_MAPS[kind](asked), own[-1], rows)
+        values.append(_placed(stream, relevance, view.features[number], resize))
+    return Found(tuple(values), seen.scores.detach(), pooling="sum", checks=tuple(_others(seen, layers)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    """The attentions over one input's tokens; their grid, if the input is a picture."""
+
+    layers: Sequence[Attention]
+    grid: Grid | None
+    numbers: tuple[int, ...]
+
+
+def _stream(feature: Tensor, seen: Seen, pattern: str | None, start: int, special: int | None) -> _Stream:
+    chosen = [(i, a) for i, a in enumerate(seen.found) if (pattern is None or a.named(pattern)) and a.held.shape[-1] == a.held.shape[-2]]
+    if pattern is not None and not chosen:
+        raise OptionError(f"no attention in a module named {pattern!r}; the attentions are in {', '.join(a.name for a in seen.found)}")
+    fitting = [(i, a, grid) for i, a in chosen for fits, grid in [_fit(feature, a.held.shape[-1], special)] if fits]
+    if not fitting:
+        counts = sorted({a.held.shape[-1] for a in seen.found})
+        raise InputError(
+            f"the model attends over {', '.join(map(str, counts))} tokens, none of which fits an input of shape {tuple(feature.shape)}; "
+            "texts have a token for each place, pictures a grid (special= says how many come before it)"
+        )
+    # Tokens of another input may happen to make a grid too: the picture's own need the fewest special ones.
+    count = min((grid.special if grid else 0, -a.held.shape[-1]) for _, a, grid in fitting)[1] * -1
+    own = [(i, a, grid) for i, a, grid in fitting if a.held.shape[-1] == count]
+    if not -len(own) <= start < len(own):
+        raise OptionError(f"start is {start}, and there are {len(own)} layers of attention over {count} tokens; give 0 to {len(own) - 1}")
+    own = own[start:]
+    return _Stream([a for _, a, _ in own], own[0][2], tuple(i for i, _, _ in own))
+
+
+def _fit(feature: Tensor, tokens: int, special: int | None) -> tuple[bool, Grid | None]:
+    """Whether so many tokens are those of an input, and how they lie on it if it is a picture."""
+    if feature.dim() < 4:
+        return feature.dim() > 1 and feature.shape[1] == tokens, None
+    try:
+        return True, grid_of((1, tokens, 1), feature.shape[2:], "tokens", special)
+    except InputError:
+        return False, None
+
+
+def _averaged(view: View, seen: Seen, streams: Sequence[_Stream], baselines: Tensors | None, steps: int, run: Run) -> list[Tensor]:
+    """The mean gradient of each stream's last layer along the straight path from the baselines, both ends counted."""
+    starts = tuple(torch.zeros_like(f) for f in view.features) if baselines is None else baselines
+    if not any(f.is_floating_point() for f in view.features):
+        raise InputError("the inputs are token ids, which have no path from a baseline; explain the embedding's output: layer=...")
+    totals: list[Tensor] = []
+    for alpha in torch.linspace(0, 1, steps).tolist():
+        at = tuple(b + alpha * (x - b) if x.is_floating_point() else x for x, b in zip(view.features, starts, strict=True))
+        run.count(at)
+        there = attentions(view, at)
+        run.backwards += view.size * len(there.scores)
+        found = there.gradients([there.found[stream.numbers[-1]] for stream in streams])
+        totals = found if not totals else [a + b for a, b in zip(totals, found, strict=True)]
+    return [total / steps for total in totals]
+
+
+def _of_rows(matrix: Tensor, last: Tensor, rows: Rows) -> Tensor:
+    """`(T, B, N)`: the mean of the rows whose attention the score reads."""
+    count = matrix.shape[-1]
+    if rows == "mean":
+        return matrix.mean(2)
+    if isinstance(rows, int):
+        if not -count <= rows < count:
+            raise OptionError(f"rows is {rows}, and there are {count} tokens")
+        return matrix[:, :, rows]
+    if rows != "auto":
+        raise OptionError(f"rows is {rows!r}; give 'auto', 'mean', or the number of a token")
+    read = (last.abs().sum((2, 4)) > 0).to(matrix.dtype)
+    return (matrix * read[..., None]).sum(2) / read.sum(2, keepdim=True).clamp_min(1.0)
+
+
+def _placed(stream: _Stream, relevance: Tensor, feature: Tensor, resize: bool) -> Tensor:
+    """In the shape of the input: `(T, B, N)` for ids, `(T, B, N, 1)` for embeddings, `(T, B, 1, h, w)` for pictures."""
+    if stream.grid is None:
+        return relevance if feature.dim() == 2 else relevance.view(*relevance.shape, *(1,) * (feature.dim() - 2))
+    on_grid = stream.grid.map(relevance.flatten(0, 1)[..., None])
+    if resize:
+        on_grid = resized(on_grid, feature.shape[2:])
+    found: Tensor = on_grid.unflatten(0, relevance.shape[:2])
+    return found
+
+
+def _others(seen: Seen, used: Sequence[Attention]) -> Sequence[Check]:
+    left = [a.name for a in seen.found if a not in used]
+    words = f"{len(used)} attentions were followed" + (f", {len(left)} were not ({', '.join(left[:3])})" if left else "")
+    return (Check("attention", True, words),)
