@@ -21,7 +21,7 @@ from ..model import undisturbed
 from ..view import View
 from .watch import Attention, Seen, attentions
 
-__all__ = ["ATTENTION_MAPS", "ON_A_PATH", "attention_map"]
+__all__ = ["ATTENTION_MAPS", "ON_A_PATH", "attention_map", "relevance_matrices"]
 
 Rows = str | int
 PATHS = ("head", "token")
@@ -145,6 +145,8 @@ def attention_map(
     special: int | None = None,
     resize: bool = True,
     run: Run | None = None,
+    source: str | None = None,
+    feedback: View | None = None,
 ) -> Found:
     """How much each token, or place of a picture, speaks for the score, by the attention of a transformer.
 
@@ -161,6 +163,8 @@ def attention_map(
         rows: whose attention counts: "auto", the tokens that the score reads in the last layer; "mean", all; or the number of one.
         pattern: attentions of modules with such names only, for all inputs or for each.
         special: how many tokens come before those of a picture; found from their number if not said.
+        feedback: a view of another target whose gradient is averaged on the path; the view's own by default.
+        source: names of layers whose inputs projected values are compared with (path="token"); by default what these are added to.
 
     Raises:
         OptionError: an unknown kind, path, or a start beyond the layers. InputError: no attention, or none over an input's tokens.
@@ -178,24 +182,45 @@ def attention_map(
     if steps < 1:
         raise OptionError(f"steps is {steps}; at least one is needed")
     run = run or Run()
-    patterns = (pattern,) * len(view.features) if pattern is None or isinstance(pattern, str) else tuple(pattern)
+    streams, matrices, lasts, seen = _matrices(view, kind, baselines, start, steps, path, pattern, special, run, source, feedback)
+    values = tuple(
+        _placed(stream, _of_rows(matrix, last, rows), feature, resize)
+        for stream, matrix, last, feature in zip(streams, matrices, lasts, view.features, strict=True)
+    )
+    return Found(values, seen.scores.detach(), pooling="sum", checks=tuple(_others(seen, [a for s in streams for a in s.layers])))
+
+
+def relevance_matrices(
+    view: View,
+    kind: str = "generic_attention",
+    start: int | Sequence[int] = 0,
+    pattern: str | Sequence[str | None] | None = None,
+    run: Run | None = None,
+) -> list[Tensor]:
+    """The relevance of every token for every token, `(T, B, N, N)` for each input; arguments as in `attention_map`."""
+    return _matrices(view, kind, None, start, 1, "head", pattern, None, run or Run(), None, None)[1]
+
+
+def _matrices(
+    view: View, kind: str, baselines: Tensors | None, start: int | Sequence[int], steps: int, path: str,
+    pattern: str | Sequence[str | None] | None, special: int | None, run: Run, source: str | None, feedback: View | None
+) -> tuple[list[_Stream], list[Tensor], list[Tensor], Seen]:  # fmt: skip
+    """Of each input its stream of attentions, its matrix, and the gradient of its last layer."""
+    count = len(view.features)
+    patterns = (pattern,) * count if pattern is None or isinstance(pattern, str) else tuple(pattern)
+    begins = (start,) * count if isinstance(start, int) else tuple(start)
     with undisturbed(view.roots):
         run.count(view.features)
-        seen = attentions(view)
-        streams = [_stream(feature, seen, own, start, special) for feature, own in zip(view.features, patterns, strict=True)]
-        layers = [layer for stream in streams for layer in stream.layers]
-        gradients = seen.gradients(layers)
+        seen = attentions(view, source=source)
+        each = zip(view.features, patterns, begins, strict=True)
+        streams = [_stream(feature, seen, own, begin, special) for feature, own, begin in each]
+        gradients = iter(seen.gradients([layer for stream in streams for layer in stream.layers]))
         run.backwards += view.size * len(seen.scores)
-        lasts = _averaged(view, seen, streams, baselines, steps, run) if kind in ON_A_PATH else None
-    values, at = [], 0
-    for number, stream in enumerate(streams):
-        own = gradients[at : at + len(stream.layers)]
-        at += len(own)
-        asked = _Asked(stream.layers, own, own[-1] if lasts is None else lasts[number], path)
-        with torch.no_grad():
-            relevance = _of_rows(ATTENTION_MAPS[kind](asked), own[-1], rows)
-        values.append(_placed(stream, relevance, view.features[number], resize))
-    return Found(tuple(values), seen.scores.detach(), pooling="sum", checks=tuple(_others(seen, layers)))
+        own = [[next(gradients) for _ in stream.layers] for stream in streams]
+        lasts = _averaged(feedback or view, streams, baselines, steps, run) if kind in ON_A_PATH else [parts[-1] for parts in own]
+    with torch.no_grad():
+        asked = [_Asked(stream.layers, parts, last, path) for stream, parts, last in zip(streams, own, lasts, strict=True)]
+        return streams, [ATTENTION_MAPS[kind](each) for each in asked], [parts[-1] for parts in own], seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +262,7 @@ def _fit(feature: Tensor, tokens: int, special: int | None) -> tuple[bool, Grid 
         return False, None
 
 
-def _averaged(view: View, seen: Seen, streams: Sequence[_Stream], baselines: Tensors | None, steps: int, run: Run) -> list[Tensor]:
+def _averaged(view: View, streams: Sequence[_Stream], baselines: Tensors | None, steps: int, run: Run) -> list[Tensor]:
     """The mean gradient of each stream's last layer along the straight path from the baselines, both ends counted."""
     starts = tuple(torch.zeros_like(f) for f in view.features) if baselines is None else baselines
     if not any(f.is_floating_point() for f in view.features):

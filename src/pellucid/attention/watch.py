@@ -78,13 +78,15 @@ class Seen:
         return [torch.stack([headed(g, a.rows) for g in own]) for own, a in parts]
 
 
-def attentions(view: View, points: Tensors | None = None, pattern: str | None = None) -> Seen:
+def attentions(view: View, points: Tensors | None = None, pattern: str | None = None, source: str | None = None) -> Seen:
     """Run the features, or other points, and watch the attentions; of modules whose names the pattern finds, where one is given.
+
+    Where a `source` is given, `before` is what the layers with such names receive, as they run, instead.
 
     Raises:
         InputError: no attention was seen. OptionError: none of that name.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _names(view.roots) as names:
+    with torch.inference_mode(False), torch.enable_grad(), _names(view.roots, source) as names:
         at = view.features if points is None else points
         leaves = tuple(leaves_at((p,))[0] if p.is_floating_point() else p for p in at)
         with _Watch(len(at[0]), names) as watch:
@@ -94,6 +96,13 @@ def attentions(view: View, points: Tensors | None = None, pattern: str | None = 
             "the model was seen to attend nowhere: attention maps need a transformer, with attention as torch operations "
             "(softmax and matmul, scaled_dot_product_attention, nn.MultiheadAttention); compiled or scripted code hides it"
         )
+    if source is not None:
+        if len(names.received) != len(watch.found):
+            raise OptionError(
+                f"{len(names.received)} layers named {source!r} ran, and {len(watch.found)} attentions; one for each is needed"
+            )
+        for own, received in zip(watch.found, names.received, strict=True):
+            own.before = received
     chosen = [a for a in watch.found if pattern is None or a.named(pattern)]
     if not chosen:
         raise OptionError(f"no attention in a module named {pattern!r}; the attentions are in {', '.join(a.name for a in watch.found)}")
@@ -107,6 +116,7 @@ class _Names:
     known: dict[int, str]
     inner: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stack: list[str] = field(default_factory=list)
+    received: list[Tensor] = field(default_factory=list)
 
     @property
     def here(self) -> str:
@@ -114,15 +124,17 @@ class _Names:
 
 
 @contextmanager
-def _names(roots: Sequence[nn.Module]) -> Iterator[_Names]:
-    """Follows which module is running, by hooks on all of them that are gone afterwards."""
+def _names(roots: Sequence[nn.Module], source: str | None = None) -> Iterator[_Names]:
+    """Follows which module is running, and what layers named `source` receive, by hooks that are gone afterwards."""
     modules = {id(m): (name, m) for root in roots for name, m in root.named_modules() if name}
     names = _Names({key: name for key, (name, _) in modules.items()})
     for name, module in modules.values():
         names.inner[name] = tuple(f"{name}.{child}" for child, _ in module.named_children())
 
-    def enter(module: nn.Module, *_: Any) -> None:
+    def enter(module: nn.Module, args: Any) -> None:
         names.stack.append(names.known[id(module)])
+        if source is not None and re.search(source, names.stack[-1]):
+            names.received.append(args[0].detach())
 
     def leave(*_: Any) -> None:
         names.stack.pop()

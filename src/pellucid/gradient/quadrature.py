@@ -39,6 +39,7 @@ RULES: dict[str, Callable[[int], Nodes]] = {
     "riemann_middle": _riemann(0.5),
     "riemann_right": _riemann(1.0),
     "riemann_trapezoid": _trapezoid,
+    "inclusive": lambda steps: (np.linspace(0, 1, steps), np.full(steps, 1 / steps)),  # InterpretDL's: both ends at full weight
 }
 
 

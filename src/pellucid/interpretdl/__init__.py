@@ -1,0 +1,59 @@
+"""InterpretDL's names over Pellucid's methods: `import pellucid.interpretdl as it`.
+
+A model, an interpreter, `interpret("photo.jpg", visual=True, save_path=None)`: pictures, sentences and arrays in, numbers and a picture
+out. Models are torch modules, functions, or Paddle layers.
+"""
+
+from .attention import BTCVInterpreter, GACVInterpreter, GAInterpreter, RolloutInterpreter, TAMInterpreter
+from .base import Interpreter
+from .cam import ConsensusInterpreter, GradCAMInterpreter, ScoreCAMInterpreter
+from .gradient import (
+    GradShapCVInterpreter,
+    IntGradCVInterpreter,
+    SmoothGradCVInterpreter,
+    SmoothGradInterpreter,
+    SmoothGradInterpreterV2,
+)
+from .lime import FastNormLIMECVInterpreter, GLIMECVInterpreter, LIMECVInterpreter, LIMEPriorInterpreter, NormLIMECVInterpreter
+from .lrp import LRPCVInterpreter
+from .occlusion import OcclusionInterpreter
+from .text import (
+    BTNLPInterpreter,
+    GANLPInterpreter,
+    GradShapNLPInterpreter,
+    IntGradNLPInterpreter,
+    LIMENLPInterpreter,
+    NormLIMENLPInterpreter,
+    SmoothGradNLPInterpreter,
+)
+
+__all__ = [
+    "BTCVInterpreter",
+    "BTNLPInterpreter",
+    "ConsensusInterpreter",
+    "FastNormLIMECVInterpreter",
+    "GACVInterpreter",
+    "GAInterpreter",
+    "GANLPInterpreter",
+    "GLIMECVInterpreter",
+    "GradCAMInterpreter",
+    "GradShapCVInterpreter",
+    "GradShapNLPInterpreter",
+    "IntGradCVInterpreter",
+    "IntGradNLPInterpreter",
+    "Interpreter",
+    "LIMECVInterpreter",
+    "LIMENLPInterpreter",
+    "LIMEPriorInterpreter",
+    "LRPCVInterpreter",
+    "NormLIMECVInterpreter",
+    "NormLIMENLPInterpreter",
+    "OcclusionInterpreter",
+    "RolloutInterpreter",
+    "ScoreCAMInterpreter",
+    "SmoothGradCVInterpreter",
+    "SmoothGradInterpreter",
+    "SmoothGradInterpreterV2",
+    "SmoothGradNLPInterpreter",
+    "TAMInterpreter",
+]

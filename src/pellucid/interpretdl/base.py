@@ -1,0 +1,268 @@
+"""What all interpreters share: a model in eval mode as a function of probabilities, pictures and texts read, results drawn and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import InputError, OptionError, TargetError
+from ..explanation import Display, Explanation, Found
+from ..inputs import Tensors
+from ..model import modules_of, undisturbed
+from ..pictures import Pictures, Statistics, pictures, statistics_of
+from ..target import resolve, tensor_of
+from ..trust import health_of
+from ..view import InputView, at_input
+
+__all__ = ["GRADIENT_OF", "Interpreter", "Scored", "evaluating", "layer_named", "layers_named", "numpy", "show", "torch_of"]
+
+# What is differentiated, of the model's output.
+GRADIENT_OF: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "probability": lambda output: output.softmax(1),
+    "logit": lambda output: output,
+    "loss": lambda output: -output.log_softmax(1),
+}
+
+
+class Scored(nn.Module):
+    """A model whose output is read as probabilities, logits or losses, one for each class."""
+
+    def __init__(self, model: Callable[..., Any], of: str = "probability") -> None:
+        super().__init__()
+        if of not in GRADIENT_OF:
+            raise OptionError(f"gradient_of is {of!r}; choose one of {', '.join(map(repr, GRADIENT_OF))}")
+        self.model, self.of = model, of
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Tensor:
+        """`(B, classes)`."""
+        output = tensor_of(_logits(self.model(*inputs, **keywords)))
+        if output.dim() != 2:
+            raise TargetError(
+                f"the model returns a tensor of shape {tuple(output.shape)}; interpreters are for classes: (examples, classes)"
+            )
+        return GRADIENT_OF[self.of](output)
+
+
+def _logits(output: Any) -> Any:
+    """Of a model that returns more."""
+    if isinstance(output, Mapping) and "logits" in output:
+        return output["logits"]
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
+def torch_of(model: Any) -> Callable[..., Any]:
+    """A torch model or a function as it is, a Paddle layer as a torch module."""
+    if isinstance(model, nn.Module):
+        return model
+    if any(kind.__module__.partition(".")[0] == "paddle" for kind in type(model).__mro__):
+        from ..paddle import as_torch
+
+        return as_torch(model)
+    if not callable(model):
+        raise InputError(f"the model is {type(model).__name__}; give a torch module, a Paddle layer, or a function of tensors")
+    found: Callable[..., Any] = model
+    return found
+
+
+@contextmanager
+def evaluating(model: Callable[..., Any]) -> Iterator[None]:
+    """The model's modules in eval mode, and back as they were."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        if isinstance(model, nn.Module) and any(modes):
+            model.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            if module.training != mode:
+                _set_mode(module, mode)
+
+
+def _set_mode(module: nn.Module, mode: bool) -> None:
+    """Of this module alone, unless it forwards its mode to what it holds."""
+    if type(module).train is nn.Module.train:
+        module.training = mode
+    else:
+        module.train(mode)
+
+
+class Interpreter:
+    """One explanation method in InterpretDL's form.
+
+    Args:
+        model: a torch module, a function of tensors, or a Paddle layer.
+        device: kept for InterpretDL's sake: a model runs where it is, and one without parameters on the CPU.
+        mean, std: what pictures in [0, 1] are normalised by; the model's own, or ImageNet's, if not given.
+    """
+
+    def __init__(self, model: Any, device: str = "gpu:0", mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+        self.user = self.model = torch_of(model)
+        self.device = device
+        if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
+            raise OptionError(f"mean is {mean} and std is {std}; give both, a number for each channel")
+        known = mean is not None and std is not None
+        self.statistics = Statistics(tuple(mean), tuple(std)) if known else statistics_of(model)  # type: ignore[arg-type]
+        self.predicted_label: NDArray[np.int64] | None = None
+        self.predicted_proba: NDArray[np.float32] | None = None
+        self.labels: list[int] | None = None
+
+    def pictures(self, inputs: Any, resize_to: int | None, crop_to: int | None) -> Pictures:
+        """The pictures, where the model is."""
+        found = pictures(inputs, resize_to, crop_to, statistics=self.statistics)
+        return Pictures(found.tensor.to(self.place), found.shown, found.statistics)
+
+    @property
+    def place(self) -> torch.device:
+        """Where the model is."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((p.device for p in parameters), torch.device("cpu"))
+
+    def view(self, tensors: Tensors, labels: Any, of: str, keywords: Mapping[str, Any] | None = None) -> InputView:
+        """The labels' scores, the predicted ones' if none are given; both are remembered as results."""
+        probable = Scored(self.model)
+        with undisturbed((probable,)), torch.no_grad():
+            chances = probable(*(t.clone() for t in tensors), **(keywords or {}))
+        self.predicted_label = chances.argmax(1).cpu().numpy()
+        self.predicted_proba = chances.amax(1).cpu().numpy()
+        self.labels = _labels(labels, len(tensors[0]), chances)
+        found = at_input(Scored(self.model, of), tensors, self.labels, kwargs=keywords)
+        return replace(found, roots=modules_of(self.user))  # names of layers are the user's
+
+    def of_predicted(self, view: InputView) -> InputView:
+        """The same view, of the predicted classes."""
+        return replace(view, pick=resolve([int(label) for label in np.asarray(self.predicted_label)], view.size))
+
+    def draw(
+        self,
+        values: Tensor | Sequence[Tensor],
+        view: InputView,
+        shown: Pictures,
+        visual: bool,
+        save_path: Any,
+        method: str,
+        pooling: Any = "sum",
+    ) -> None:
+        """Each picture beside its attributions: shown if `visual`, saved under `save_path` if that is given."""
+        paths = _paths(save_path, len(shown))
+        if not visual and save_path is None:
+            return
+        for i, path in enumerate(paths):
+            explained = self._explanation(values[i], view, shown, i, method, pooling)
+            show(explained, path, visual)
+
+    def _explanation(self, values: Tensor, view: InputView, shown: Pictures, i: int, method: str, pooling: Any) -> Explanation:
+        label = (self.labels or [0])[i]
+        one = view.examples(slice(i, i + 1))
+        with undisturbed(view.roots), torch.no_grad():
+            scores = one.score(one.features)
+        picture = shown.shown[i].squeeze()
+        found = Found((values[None, None],), scores)
+        own = (np.asarray(self.predicted_label)[i : i + 1], np.asarray(self.predicted_proba)[i : i + 1])
+        return Explanation(
+            attributions=(values[None].detach(),),
+            features=(one.features[0],),
+            scores=scores[0],
+            method=method,
+            target=f"output {label}",
+            predictions=torch.as_tensor(own[0]),
+            confidences=torch.as_tensor(own[1]),
+            health=tuple(health_of(one, found)),
+            display=Display("image", picture=picture, pooling=pooling),
+        )
+
+
+def _labels(labels: Any, size: int, chances: Tensor) -> list[int]:
+    if labels is None:
+        return [int(label) for label in chances.argmax(1)]
+    alone = isinstance(labels, int | np.integer)
+    given = [int(label) for label in np.asarray(labels).reshape(-1)] * (size if alone else 1)
+    if len(given) != size:
+        raise TargetError(f"there are {len(given)} labels for {size} inputs; give one for each, or one number for all")
+    wrong = [label for label in given if not -chances.shape[1] <= label < chances.shape[1]]
+    if wrong:
+        raise TargetError(
+            f"label {wrong[0]} is not a class of the model, which returns {chances.shape[1]}; give 0 to {chances.shape[1] - 1}"
+        )
+    return given
+
+
+def _paths(save_path: Any, size: int) -> list[Path | None]:
+    if save_path is None:
+        return [None] * size
+    given = [save_path] if isinstance(save_path, str | Path) else list(save_path)
+    if len(given) != size:
+        raise OptionError(f"save_path has {len(given)} paths for {size} pictures; give one for each")
+    return [Path(path) for path in given]
+
+
+def show(explained: Explanation, path: Path | None, visual: bool) -> None:
+    """The picture, saved and shown where there is a screen or a notebook."""
+    figure = explained.draw()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    if visual:
+        _displayed(figure)
+
+
+WITHOUT_WINDOWS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
+
+
+def _displayed(figure: Any) -> None:
+    """In a notebook as its output; in a window where matplotlib has one; else nowhere."""
+    import sys
+
+    import matplotlib as mpl
+
+    shell: Any = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        shell.display.display(figure)
+    elif mpl.get_backend().lower() not in WITHOUT_WINDOWS:
+        import matplotlib.pyplot as plt
+
+        figure.canvas.draw()
+        window = plt.figure(figsize=figure.get_size_inches())
+        window.figimage(np.asarray(figure.canvas.buffer_rgba()), resize=True)
+        plt.show()
+
+
+def layer_named(model: Callable[..., Any], name: str) -> nn.Module:
+    """The layer of exactly that name.
+
+    Raises:
+        OptionError: no such layer.
+    """
+    found: dict[str, nn.Module] = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    if name not in found:
+        shown = ", ".join(n for n in found if n) or "none that can be seen"
+        raise OptionError(f"the model has no layer {name!r}; its layers are {shown[:400]}")
+    return found[name]
+
+
+def layers_named(model: Callable[..., Any], pattern: str) -> list[nn.Module]:
+    """The layers whose names hold the pattern, a regular expression.
+
+    Raises:
+        OptionError: none.
+    """
+    import re
+
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    found = [module for name, module in modules.items() if name and re.search(pattern, name)]
+    if not found:
+        raise OptionError(f"no layer's name holds {pattern!r}; the layers are {', '.join(n for n in modules if n)[:400]}")
+    return found
+
+
+def numpy(tensor: Tensor) -> NDArray[Any]:
+    """On the host."""
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,508 @@
+"""InterpretDL's evaluators: an explanation in, numbers out that say how far it can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batch import Run
+from ..errors import InputError, OptionError, warn
+from ..explanation import Check
+from ..inputs import Tensors
+from ..metrics import box_mask, curve, in_order, masks, ngrams, overlap, percentiles, random_masks, responses, spaced, windows
+from ..metrics import sorted_values, thresholded  # isort: skip
+from ..metrics.curves import Order, Steps
+from ..metrics.infidelity import Responses
+from ..pictures import Pictures
+from ..view import InputView
+from .base import Interpreter, evaluating, numpy
+from .text import Text, _OfText
+
+__all__ = [
+    "DeletionInsertion",
+    "Infidelity",
+    "InfidelityNLP",
+    "Perturbation",
+    "PerturbationNLP",
+    "PointGame",
+    "PointGameSegmentation",
+]
+
+GREY = 127  # what stands in for a pixel, in every channel
+STEPS = 20
+
+
+class _Side(NamedTuple):
+    """One curve: its name in the scores, in the probabilities and in the pictures, and how it goes."""
+
+    score: str
+    probas: str
+    images: str
+    order: Order
+    inserted: bool = False
+
+
+MORF = _Side("MoRF_score", "MoRF_probas", "MoRF_images", "most")
+LERF = _Side("LeRF_score", "LeRF_probas", "LeRF_images", "least")
+DELETION = _Side("deletion_score", "del_probas", "deletion_images", "most")
+INSERTION = _Side("insertion_score", "ins_probas", "insertion_images", "most", inserted=True)
+
+
+class _OfPicture(Interpreter):
+    """Evaluates the explanation of one picture."""
+
+    def _one(self, img_path: Any, resize_to: int | None, crop_to: int | None) -> Pictures:
+        shown = self.pictures(img_path, resize_to, crop_to)
+        if len(shown) != 1:
+            raise InputError(f"there are {len(shown)} pictures, and an explanation is of one; evaluate them one by one")
+        return shown
+
+    def _grey(self) -> Tensor:
+        return self.statistics.normalised(np.full((1, 1, 1, self.statistics.channels), GREY, np.uint8)).to(self.place)
+
+
+class _Curves(_OfPicture):
+    """Evaluates by curves of probabilities."""
+
+    sides: tuple[_Side, ...]
+
+    def evaluate(
+        self,
+        img_path: Any,
+        explanation: Any,
+        batch_size: int | None = None,
+        resize_to: int | None = 224,
+        crop_to: int | None = None,
+        limit_number_generated_samples: int | None = None,
+    ) -> dict[str, Any]:
+        """`{..._score, ..._probas (K,), ..._images (K, H, W, 3)}` of each curve, of the class predicted for the picture itself.
+
+        Args:
+            img_path: one picture: a path, a PIL image or an array.
+            explanation: a map `(H, W)`, coarser or not, or `(C, H, W)`, whose magnitudes are summed; or the `lime_results` of a
+                LIME interpreter: its superpixels then go one by one, those of the largest weights first.
+            batch_size: pictures per call at most; None: as many as memory allows.
+            resize_to, crop_to: of files.
+            limit_number_generated_samples: steps of a map, 20 if not given; of superpixels, pictures at most.
+
+        Raises:
+            InputError: several pictures, or an explanation of another form. OptionError: a limit that leaves no curve.
+        """
+        shown = self._one(img_path, resize_to, crop_to)
+        steps_of = _steps_of(explanation, shown, limit_number_generated_samples)
+        found: dict[str, Any] = {}
+        with evaluating(self.model):
+            view = self.view((shown.tensor,), None, "probability")
+            for side in self.sides:
+                steps = steps_of(side)
+                along = curve(view, steps, self._grey(), side.inserted, Run(batch_size))
+                _tell(along.checks)
+                found |= {side.score: float(along.mean[0]), side.probas: numpy(along.scores[0])}
+                found[side.images] = _images(shown.shown, steps, side.inserted)
+        return found
+
+
+class Perturbation(_Curves):
+    """MoRF and LeRF: the mean probability while the most, or the least, relevant pixels go grey first.
+
+    Source: Samek et al. 2015. A faithful explanation has a low MoRF score and a high LeRF score.
+
+    Args:
+        model, device, options: those of every interpreter.
+        compute_MoRF, compute_LeRF: which of the two.
+
+    Raises:
+        OptionError: neither.
+
+    >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    >>> picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    >>> sorted(Perturbation(model, compute_LeRF=False).evaluate(picture, picture.mean(2)))
+    ['MoRF_images', 'MoRF_probas', 'MoRF_score']
+    """
+
+    def __init__(self, model: Any, device: str = "gpu:0", compute_MoRF: bool = True, compute_LeRF: bool = True, **options: Any) -> None:
+        super().__init__(model, device, **options)
+        self.compute_MoRF, self.compute_LeRF = compute_MoRF, compute_LeRF
+        self.sides = _wanted({"compute_MoRF": (compute_MoRF, MORF), "compute_LeRF": (compute_LeRF, LERF)})
+
+
+class DeletionInsertion(_Curves):
+    """The mean probability while the most relevant pixels go grey, and while they appear in grey.
+
+    Source: Petsiuk, Das, Saenko 2018. A faithful explanation has a low deletion score and a high insertion score.
+    Deletion is `Perturbation`'s MoRF.
+
+    Args:
+        model, device, options: those of every interpreter.
+        compute_deletion, compute_insertion: which of the two.
+
+    Raises:
+        OptionError: neither.
+
+    >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    >>> picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    >>> DeletionInsertion(model).evaluate(picture, picture.mean(2), limit_number_generated_samples=4)["ins_probas"].shape
+    (5,)
+    """
+
+    def __init__(
+        self, model: Any, device: str = "gpu:0", compute_deletion: bool = True, compute_insertion: bool = True, **options: Any
+    ) -> None:
+        super().__init__(model, device, **options)
+        self.compute_deletion, self.compute_insertion = compute_deletion, compute_insertion
+        self.sides = _wanted({"compute_deletion": (compute_deletion, DELETION), "compute_insertion": (compute_insertion, INSERTION)})
+
+
+def _wanted(asked: Mapping[str, tuple[bool, _Side]]) -> tuple[_Side, ...]:
+    sides = tuple(side for wanted, side in asked.values() if wanted)
+    if not sides:
+        raise OptionError(f"{' and '.join(asked)} are both false, and nothing is left to compute; leave one true")
+    return sides
+
+
+def _tell(checks: Sequence[Check]) -> None:
+    for check in checks:
+        if not check.passed:
+            warn(check.name, check.message)
+
+
+def _images(shown: NDArray[np.uint8], steps: Steps, inserted: bool) -> NDArray[np.uint8]:
+    """The pictures along the curve, `(steps + 1, H, W, C)`."""
+    chosen = numpy(steps.chosen(slice(0, 1), torch.arange(steps.count))[0])[:, 0, 0, :, :, None]
+    changed = np.where(chosen != inserted, np.uint8(GREY), shown)
+    return np.concatenate([changed, shown] if inserted else [shown, changed])
+
+
+def _steps_of(explanation: Any, shown: Pictures, limit: int | None) -> Callable[[_Side], Steps]:
+    if isinstance(explanation, Mapping):
+        return _superpixels(explanation, shown, limit)
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit_number_generated_samples is {limit}; a curve needs at least one step")
+    values = _map(explanation, shown, flat=True)
+    return lambda side: spaced((shown.tensor,), values, limit or STEPS, side.order)
+
+
+def _superpixels(results: Mapping[str, Any], shown: Pictures, limit: int | None) -> Callable[[_Side], Steps]:
+    if not {"segmentation", "lime_weights"} <= set(results) or not results["lime_weights"]:
+        raise InputError(
+            f"the explanation is a dictionary of {list(map(str, results))[:6]}; of LIME, give the interpreter's lime_results, "
+            "with 'segmentation' and 'lime_weights'"
+        )
+    segments = torch.as_tensor(np.asarray(results["segmentation"])).long().to(shown.tensor.device)
+    if segments.shape != shown.tensor.shape[2:]:
+        raise InputError(
+            f"the segmentation has shape {tuple(segments.shape)} and the picture {tuple(shown.tensor.shape[2:])}; "
+            "give the picture that was explained, with the same resize_to and crop_to"
+        )
+    weights = next(iter(results["lime_weights"].values()))
+    order = [int(segment) for segment, weight in sorted(weights, key=lambda pair: -abs(pair[1]))]
+    if limit is not None and limit < 2:
+        raise OptionError(f"limit_number_generated_samples is {limit}; a curve of superpixels needs two pictures: the first and the last")
+
+    def steps(side: _Side) -> Steps:
+        every = in_order((shown.tensor,), segments[None], order if side.order == "most" else order[::-1])
+        if limit is None or limit > every.count:
+            return every
+        # Of all pictures; the unchanged one is the last of an insertion, else the first.
+        numbers = np.linspace(0, every.count, limit).astype(int).tolist()
+        return every.some(numbers[:-1] if side.inserted else [number - 1 for number in numbers[1:]])
+
+    return steps
+
+
+def _map(explanation: Any, shown: Pictures, flat: bool) -> Tensor:
+    """`(1, H, W)` of the picture's size; `flat`: magnitudes summed over channels, if there are any."""
+    values = torch.as_tensor(_array(explanation), device=shown.tensor.device).squeeze()
+    channels, height, width = shown.tensor.shape[1:]
+    if flat and values.dim() == 3 and len(values) == channels:
+        values = values.abs().sum(0)
+    if values.dim() != 2:
+        forms = f"(H, W) or ({channels}, H, W)" if flat else "(H, W): sum over the channels first"
+        raise InputError(f"the explanation has shape {tuple(values.shape)} without its dimensions of 1; that of one picture is {forms}")
+    if height != width and tuple(values.shape) == (width, height):
+        raise InputError(f"the explanation has shape {(width, height)} for a picture of {height} x {width}; give it with rows first: .T")
+    if values.shape == (height, width):
+        return values[None]
+    return F.interpolate(values[None, None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Floating point numbers."""
+    array = numpy(values) if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise InputError(
+            f"the explanation is {type(values).__name__} of {array.dtype}; give an array of numbers, or the lime_results of LIME"
+        )
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+class Infidelity(_OfPicture):
+    """How far an explanation is from saying by how much the logit falls when windows go grey; 0 is best.
+
+    Windows of 32, 64 and 128 pixels, 8 apart; the explanation's scale does not matter: `pellucid.metrics.infidelity`.
+    Source: Yeh et al. 2019.
+
+    Attributes:
+        results: of the last picture: predict, proba_diff, explanation, infid.
+
+    >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    >>> picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    >>> Infidelity(model).evaluate(picture, picture.mean(2)) >= 0
+    True
+    """
+
+    results: Mapping[str, Any] = {}
+
+    def evaluate(
+        self,
+        img_path: Any,
+        explanation: Any,
+        recompute: bool = False,
+        batch_size: int | None = 50,
+        resize_to: int | None = 224,
+        crop_to: int | None = None,
+    ) -> float:
+        """The infidelity, of the predicted class's logit.
+
+        Args:
+            img_path: one picture: a path, a PIL image or an array.
+            explanation: a map `(H, W)`, coarser or not.
+            recompute: kept for InterpretDL's sake: nothing is kept from one picture to the next.
+            batch_size: pictures per call at most.
+            resize_to, crop_to: of files.
+
+        Raises:
+            InputError: several pictures, one smaller than 32 pixels, or an explanation of another form.
+        """
+        shown = self._one(img_path, resize_to, crop_to)
+        values = _map(explanation, shown, flat=False)
+        with evaluating(self.model):
+            view = self.view((shown.tensor,), None, "logit")
+            found = responses(view, values, windows(view.features), self._grey(), Run(batch_size))
+        self.results = _results(self, found, explanation)
+        return float(self.results["infid"])
+
+
+def _results(evaluator: Interpreter, found: Responses, explanation: Any) -> dict[str, Any]:
+    _tell(found.checks)
+    return {
+        "predict": {"label": (evaluator.labels or [0])[0], "proba": evaluator.predicted_proba},
+        "proba_diff": numpy(found.differences[0]),
+        "explanation": explanation,
+        "infid": float(found.infidelity()[0]),
+    }
+
+
+class _OfTokens(_OfText):
+    """Evaluates the explanation of a text whose first and last token are special and stay."""
+
+    def _tokens(self, raw_text: Any, explanation: Any, tokenizer: Any, max_seq_len: int) -> tuple[Text, Tensor, int, int]:
+        """The text, `(1, tokens)` its explanation, how many tokens come before the padding, and the padding's number."""
+        text = self._read(raw_text, tokenizer, None, max_seq_len)
+        ids, pad = text.tensors[0], getattr(tokenizer, "pad_token_id", None)
+        if pad is None:
+            raise OptionError("the tokenizer has no pad_token_id, which stands in for tokens; set one, such as that of a mask token")
+        length = int((ids[0] != pad).nonzero().max()) + 1 if bool((ids != pad).any()) else 0
+        if len(ids) != 1 or length < 3:
+            raise InputError(f"the text {str(raw_text)[:40]!r} has no token between its first and its last; give one text with words in it")
+        values = torch.as_tensor(_array(explanation), device=ids.device).squeeze()
+        if values.shape != ids.shape[1:]:
+            raise InputError(
+                f"the explanation has shape {tuple(values.shape)} without its dimensions of 1, for {ids.shape[1]} tokens; give a number "
+                "for each token that the tokenizer returns, the special ones too (of an embedding, the sum over its dimensions)"
+            )
+        return text, values[None], length, int(pad)
+
+
+class PerturbationNLP(_OfTokens):
+    """MoRF and LeRF of a text: the mean probability while the most, or the least, relevant tokens become padding first.
+
+    Source: Samek et al. 2015. The first and the last token (as [CLS] and [SEP]) stay.
+
+    >>> class Tokenizer:
+    ...     pad_token_id = 0
+    ...     def __call__(self, text, max_seq_len=128):
+    ...         return {"input_ids": [1, 4, 5, 6, 2]}
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 2), torch.nn.Flatten(), torch.nn.Linear(10, 2))
+    >>> PerturbationNLP(model).evaluate("three words here", [0, 3, 1, 2, 0], Tokenizer())["MoRF_samples"][0].tolist()
+    [[1, 4, 5, 6, 2], [1, 0, 5, 6, 2], [1, 0, 5, 0, 2], [1, 0, 0, 0, 2]]
+    """
+
+    def evaluate(
+        self,
+        raw_text: Any,
+        explanation: Any,
+        tokenizer: Any,
+        compute_MoRF: bool = True,
+        compute_LeRF: bool = True,
+        batch_size: int | None = None,
+        max_seq_len: int = 128,
+        percentile: bool = False,
+    ) -> dict[str, Any]:
+        """`{MoRF_score, MoRF_probas (K,), MoRF_samples ((K, tokens),), ...}` of the predicted class, the text itself first.
+
+        MoRF pads one token after another, LeRF starts with two. Tokens of equal relevance go together.
+
+        Args:
+            raw_text: one text.
+            explanation: a number for each token that the tokenizer returns.
+            tokenizer: makes the model's inputs; its `pad_token_id` stands in for tokens.
+            compute_MoRF, compute_LeRF: which of the two.
+            batch_size: texts per call at most; None: as many as memory allows.
+            max_seq_len: tokens at most.
+            percentile: step by percentiles of the relevance, 100 of them, not by tokens.
+
+        Raises:
+            InputError: a text without words, or another number of relevances than tokens. OptionError: neither curve is wanted,
+                or the tokenizer has no padding.
+        """
+        sides = _wanted({"compute_MoRF": (compute_MoRF, MORF), "compute_LeRF": (compute_LeRF, LERF)})
+        text, values, length, pad = self._tokens(raw_text, explanation, tokenizer, max_seq_len)
+        inner = (values[:, 1 : length - 1],)
+        levels = percentiles(inner, range(101)) if percentile else sorted_values(inner)
+        ids = text.tensors[0]
+        fill = torch.full_like(ids, pad)
+        fill[:, [0, length - 1]] = ids[:, [0, length - 1]]
+        # InterpretDL's choice: the highest percentile for MoRF, and the lowest level for LeRF, are left out.
+        rows = {"most": levels[:, : 100 if percentile else None].flip(1), "least": levels[:, 1:]}
+        found: dict[str, Any] = {}
+        with evaluating(self.model):
+            view = self._view(text, None, "probability")
+            for side in sides:
+                steps = thresholded((values,), rows[side.order], side.order, inclusive=True)
+                along = curve(view, steps, fill, run=Run(batch_size))
+                _tell(along.checks)
+                found |= {side.score: float(along.mean[0]), side.probas: numpy(along.scores[0])}
+                found[side.images.replace("images", "samples")] = (_texts(view.features, steps, fill),)
+        return found
+
+
+def _texts(features: Tensors, steps: Steps, fill: Tensor) -> NDArray[Any]:
+    """The texts along the curve, `(steps + 1, tokens)`."""
+    chosen = steps.chosen(slice(0, 1), torch.arange(steps.count))[0][:, 0]
+    return numpy(torch.cat([features[0], torch.where(chosen, fill, features[0])]))
+
+
+class InfidelityNLP(_OfTokens):
+    """How far an explanation is from saying by how much the probability falls when tokens become padding; 0 is best.
+
+    Source: Yeh et al. 2019. The first and the last token (as [CLS] and [SEP]) stay.
+
+    Attributes:
+        results: of the last text: predict, proba_diff, explanation, infid.
+
+    >>> class Tokenizer:
+    ...     pad_token_id = 0
+    ...     def __call__(self, text, max_seq_len=128):
+    ...         return {"input_ids": [1, 4, 5, 6, 2]}
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(8, 2), torch.nn.Flatten(), torch.nn.Linear(10, 2))
+    >>> InfidelityNLP(model).evaluate("three words here", [0, 3, 1, 2, 0], Tokenizer()) >= 0
+    True
+    """
+
+    results: Mapping[str, Any] = {}
+
+    def evaluate(
+        self,
+        raw_text: Any,
+        explanation: Any,
+        tokenizer: Any,
+        max_seq_len: int = 128,
+        is_random_samples: bool = False,
+        recompute: bool = False,
+        batch_size: int | None = None,
+        seed: int | None = None,
+    ) -> float:
+        """The infidelity, of the predicted class's probability.
+
+        Args:
+            raw_text: one text.
+            explanation: a number for each token that the tokenizer returns.
+            tokenizer: makes the model's inputs; its `pad_token_id` stands in for tokens.
+            max_seq_len: tokens at most.
+            is_random_samples: 1 to 5 % of the tokens at random, 40 times each, for long texts; else all runs of 1 to 5 tokens.
+            recompute: kept for InterpretDL's sake: nothing is kept from one text to the next.
+            batch_size: texts per call at most; None: as many as memory allows.
+            seed: of the random samples; None: by torch's random state, which is left as it is.
+
+        Raises:
+            InputError: a text without words, or too short for random samples; another number of relevances than tokens.
+            OptionError: the tokenizer has no padding.
+        """
+        text, values, length, pad = self._tokens(raw_text, explanation, tokenizer, max_seq_len)
+        ids = text.tensors[0]
+        rows = random_masks(length, seed=seed) if is_random_samples else ngrams(length)
+        steps = masks((ids,), F.pad(rows, (0, ids.shape[1] - length)).to(ids.device))
+        with evaluating(self.model):
+            view = self._view(text, None, "probability")
+            found = responses(view, values, steps, torch.full_like(ids, pad), Run(batch_size))
+        self.results = _results(self, found, explanation)
+        return float(self.results["infid"])
+
+
+class PointGame:
+    """How well an explanation agrees with a box around the object: `pellucid.metrics.overlap`.
+
+    >>> found = PointGame().evaluate((0, 0, 2, 1), np.array([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    >>> found["precision"], found["recall"], found["auc_score"]
+    (1.0, 1.0, 1.0)
+    """
+
+    def evaluate(self, bbox: Sequence[int], exp_array: Any, threshold: float = 0.25) -> dict[str, float]:
+        """`{precision, recall, f1_score, auc_score, ap_score}`.
+
+        Args:
+            bbox: `(x1, y1, x2, y2)` in pixels; x2 and y2 are the first outside.
+            exp_array: a map `(H, W)`.
+            threshold: of its maximum: what is above it counts as marked.
+
+        Raises:
+            InputError: no map, or a box that is empty or reaches beyond it. OptionError: a threshold that is not within 0 and 1.
+        """
+        values = _plane(exp_array)
+        return _agreement(values, box_mask(bbox, *values.shape), threshold)
+
+
+class PointGameSegmentation:
+    """How well an explanation agrees with the object's segmentation: `pellucid.metrics.overlap`.
+
+    >>> truth = np.array([[1, 1, 0], [0, 0, 0]])
+    >>> PointGameSegmentation().evaluate(truth, np.array([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))["ap_score"]
+    1.0
+    """
+
+    def evaluate(self, seg_gt: Any, exp_array: Any, threshold: float = 0.25) -> dict[str, float]:
+        """`{precision, recall, f1_score, auc_score, ap_score}`.
+
+        Args:
+            seg_gt: `(H, W)` booleans, or zeros and ones, 1 on the object.
+            exp_array: a map `(H, W)`.
+            threshold: of its maximum: what is above it counts as marked.
+
+        Raises:
+            InputError: no map, a segmentation of another shape, of other values or without the object. OptionError: a threshold
+                that is not within 0 and 1.
+        """
+        values, truth = _plane(exp_array), _plane(seg_gt, "the segmentation")
+        return _agreement(values, truth, threshold)
+
+
+def _plane(values: Any, what: str = "the explanation") -> Tensor:
+    plane = torch.as_tensor(_array(values)).squeeze()
+    if plane.dim() != 2:
+        raise InputError(f"{what} has shape {tuple(plane.shape)} without its dimensions of 1; give one map (H, W)")
+    return plane
+
+
+def _agreement(values: Tensor, truth: Tensor, threshold: float) -> dict[str, float]:
+    found = overlap(values[None], truth[None], threshold)
+    if bool(found.auc.isnan().any()):
+        warn("auc", "the object fills the whole picture, so there is nothing outside to compare with: auc_score is NaN")
+    names = {"precision": "precision", "recall": "recall", "f1": "f1_score", "auc": "auc_score", "ap": "ap_score"}
+    return {shown: float(getattr(found, name)[0]) for name, shown in names.items()}
