@@ -130,6 +130,8 @@ def oracle(kind, model, x, target, start, steps, path="head", rows=0):
                 total = total + sum(weight[h] / weight.sum() * a[h] for h in range(HEADS)) @ total
             elif kind == "bidirectional_attention":
                 total = total + sum(a) / HEADS @ torch.diag(projected[layer] / before[layer]) @ total
+        if kind.startswith("generic_attention"):
+            total = total - torch.eye(n)
         if kind == "transition_attention":
             total = sum(chances[-1]) / HEADS
             for layer in range(DEEP - 2, start - 1, -1):
@@ -277,7 +279,7 @@ def test_picture_and_text_have_their_own_attentions():
     total = torch.eye(9).double()
     for layer, g in zip(gradients.found, grads, strict=True):
         total = total + (layer.chances * g[0]).relu().mean(1) @ total
-    torch.testing.assert_close(named.attributions[0].flatten(1), total.mean(1))
+    torch.testing.assert_close(named.attributions[0].flatten(1), (total - torch.eye(9)).mean(1))
 
 
 def test_refusals(slow, x):

@@ -71,11 +71,14 @@ def _rollout(asked: _Asked) -> Tensor:
 
 
 def _generic(asked: _Asked) -> Tensor:
-    """Attention times gradient, its positive part, the mean over heads: Chefer, Gur, Wolf 2021 (generic), equations 5 and 6."""
+    """Attention times gradient, its positive part, the mean over heads: Chefer, Gur, Wolf 2021 (generic), equations 5 and 6.
+
+    Less the identity that it starts with: a token's relevance for itself before any attention.
+    """
     total = asked.identity
     for layer, gradient in zip(asked.layers, asked.gradients, strict=True):
         total = total + (layer.chances * gradient).relu().mean(2) @ total
-    return total
+    return total - asked.identity
 
 
 def _generic_as_in_interpretdl(asked: _Asked) -> Tensor:
@@ -83,7 +86,7 @@ def _generic_as_in_interpretdl(asked: _Asked) -> Tensor:
     total = asked.identity
     for mean, gradient in zip(asked.mean, asked.gradients, strict=True):
         total = total + (mean * gradient.mean(2)).relu() @ total
-    return total
+    return total - asked.identity
 
 
 def _transition(asked: _Asked) -> Tensor:
@@ -166,6 +169,8 @@ def attention_map(
         feedback: a view of another target whose gradient is averaged on the path; the view's own by default.
         source: names of layers whose inputs projected values are compared with (path="token"); by default what these are added to.
 
+    `notes["rows"]`, `(T, B, N)`: what each of the first input's tokens counts, the rows of the relevance matrix.
+
     Raises:
         OptionError: an unknown kind, path, or a start beyond the layers. InputError: no attention, or none over an input's tokens.
 
@@ -183,11 +188,18 @@ def attention_map(
         raise OptionError(f"steps is {steps}; at least one is needed")
     run = run or Run()
     streams, matrices, lasts, seen = _matrices(view, kind, baselines, start, steps, path, pattern, special, run, source, feedback)
+    weights = [_weights(last, rows) for last in lasts]
     values = tuple(
-        _placed(stream, _of_rows(matrix, last, rows), feature, resize)
-        for stream, matrix, last, feature in zip(streams, matrices, lasts, view.features, strict=True)
+        _placed(stream, (matrix * weight[..., None]).sum(2), feature, resize)
+        for stream, matrix, weight, feature in zip(streams, matrices, weights, view.features, strict=True)
     )
-    return Found(values, seen.scores.detach(), pooling="sum", checks=tuple(_others(seen, [a for s in streams for a in s.layers])))
+    return Found(
+        values,
+        seen.scores.detach(),
+        pooling="sum",
+        notes={"rows": weights[0]},
+        checks=tuple(_others(seen, [a for s in streams for a in s.layers])),
+    )
 
 
 def relevance_matrices(
@@ -278,19 +290,19 @@ def _averaged(view: View, streams: Sequence[_Stream], baselines: Tensors | None,
     return [total / steps for total in totals]
 
 
-def _of_rows(matrix: Tensor, last: Tensor, rows: Rows) -> Tensor:
-    """`(T, B, N)`: the mean of the rows whose attention the score reads."""
-    count = matrix.shape[-1]
-    if rows == "mean":
-        return matrix.mean(2)
-    if isinstance(rows, int):
-        if not -count <= rows < count:
-            raise OptionError(f"rows is {rows}, and there are {count} tokens")
-        return matrix[:, :, rows]
-    if rows != "auto":
+def _weights(last: Tensor, rows: Rows) -> Tensor:
+    """`(T, B, N)`: what each row counts; all that the score reads alike, or those that were asked for."""
+    count = last.shape[-1]
+    if isinstance(rows, str) and rows not in ("auto", "mean"):
         raise OptionError(f"rows is {rows!r}; give 'auto', 'mean', or the number of a token")
-    read = (last.abs().sum((2, 4)) > 0).to(matrix.dtype)
-    return (matrix * read[..., None]).sum(2) / read.sum(2, keepdim=True).clamp_min(1.0)
+    if isinstance(rows, int) and not -count <= rows < count:
+        raise OptionError(f"rows is {rows}, and there are {count} tokens")
+    counted = last.abs().sum((2, 4)) > 0
+    if rows != "auto":
+        counted = torch.full_like(counted, rows == "mean")
+    if isinstance(rows, int):
+        counted[:, :, rows] = True
+    return counted.to(last.dtype) / counted.sum(2, keepdim=True).clamp_min(1)
 
 
 def _placed(stream: _Stream, relevance: Tensor, feature: Tensor, resize: bool) -> Tensor:

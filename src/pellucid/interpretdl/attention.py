@@ -15,20 +15,13 @@ from ..inputs import as_tensors
 from ..view import InputView, at_input
 from .base import Interpreter, evaluating, numpy
 
-__all__ = ["BTCVInterpreter", "GACVInterpreter", "GAInterpreter", "RolloutInterpreter", "TAMInterpreter", "rows_of"]
+__all__ = ["BTCVInterpreter", "GACVInterpreter", "GAInterpreter", "RolloutInterpreter", "TAMInterpreter"]
 
 ANY = None
 
 
-def rows_of(model: Any) -> int | str:
-    """The class token's, or the mean of all where the model says that it averages tokens."""
-    if getattr(model, "avgpool", None) is not None:
-        return "mean"
-    return 0 if getattr(model, "global_pool", "token") in ("token", "cls", "", None) else "mean"
-
-
 class _OfAttention(Interpreter):
-    """Maps `(B, h, w)` of the tokens' grid."""
+    """Maps `(B, h, w)` of the tokens' grid: the attention of the tokens that the score reads, the class token or the mean of all."""
 
     def _mapped(
         self, inputs: Any, label: Any, of: str, kind: str, resize_to: int | None, crop_to: int | None, visual: bool, save_path: Any,
@@ -37,7 +30,7 @@ class _OfAttention(Interpreter):
         shown = self.pictures(inputs, resize_to, crop_to)
         with evaluating(self.model):
             view = self.view((shown.tensor,), label, of)
-            values = self._values(view, kind, {"rows": rows_of(self.model), "resize": False, **options})
+            values = self._values(view, kind, {"resize": False, **options})
             self.draw(values, view, shown, visual, save_path, kind)
         return numpy(values[:, 0])
 
@@ -170,7 +163,8 @@ class GAInterpreter(Interpreter):
             side = int((image.shape[-1] - 1) ** 0.5)
             on_grid = image[0][:, 0, image.shape[-1] - side * side :].unflatten(-1, (side, side))
         found = numpy(on_grid)
-        return numpy(words[0]), found[0] if len(found) == 1 else found
+        own = torch.eye(words.shape[-1], dtype=words.dtype, device=words.device)  # InterpretDL's matrix starts with it
+        return numpy(words[0] + own), found[0] if len(found) == 1 else found
 
 
 def _matching(output: Any) -> Tensor:

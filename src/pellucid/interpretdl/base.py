@@ -102,11 +102,19 @@ class Interpreter:
         model: a torch module, a function of tensors, or a Paddle layer.
         device: kept for InterpretDL's sake: a model runs where it is, and one without parameters on the CPU.
         mean, std: what pictures in [0, 1] are normalised by; the model's own, or ImageNet's, if not given.
+        classes: names of the classes, for pictures.
     """
 
-    def __init__(self, model: Any, device: str = "gpu:0", mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: str = "gpu:0",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.user = self.model = torch_of(model)
-        self.device = device
+        self.device, self.classes = device, tuple(classes)
         if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
             raise OptionError(f"mean is {mean} and std is {std}; give both, a number for each channel")
         known = mean is not None and std is not None
@@ -176,7 +184,7 @@ class Interpreter:
             predictions=torch.as_tensor(own[0]),
             confidences=torch.as_tensor(own[1]),
             health=tuple(health_of(one, found)),
-            display=Display("image", picture=picture, pooling=pooling),
+            display=Display("image", classes=self.classes, picture=picture, pooling=pooling),
         )
 
 

@@ -15,12 +15,24 @@ from ..batch import Run
 from ..errors import InputError, OptionError, warn
 from ..explanation import Check
 from ..inputs import Tensors
-from ..metrics import box_mask, curve, in_order, masks, ngrams, overlap, percentiles, random_masks, responses, spaced, windows
-from ..metrics import sorted_values, thresholded  # isort: skip
-from ..metrics.curves import Order, Steps
+from ..metrics import (
+    box_mask,
+    curve,
+    in_order,
+    masks,
+    ngrams,
+    overlap,
+    percentiles,
+    random_masks,
+    responses,
+    sorted_values,
+    spaced,
+    thresholded,
+    windows,
+)
+from ..metrics.curves import Order, Steps, places_of
 from ..metrics.infidelity import Responses
 from ..pictures import Pictures
-from ..view import InputView
 from .base import Interpreter, evaluating, numpy
 from .text import Text, _OfText
 
@@ -194,7 +206,7 @@ def _superpixels(results: Mapping[str, Any], shown: Pictures, limit: int | None)
             f"the explanation is a dictionary of {list(map(str, results))[:6]}; of LIME, give the interpreter's lime_results, "
             "with 'segmentation' and 'lime_weights'"
         )
-    segments = torch.as_tensor(np.asarray(results["segmentation"])).long().to(shown.tensor.device)
+    segments = torch.as_tensor(_array(results["segmentation"])).long().to(shown.tensor.device)
     if segments.shape != shown.tensor.shape[2:]:
         raise InputError(
             f"the segmentation has shape {tuple(segments.shape)} and the picture {tuple(shown.tensor.shape[2:])}; "
@@ -239,7 +251,8 @@ def _array(values: Any) -> NDArray[Any]:
         raise InputError(
             f"the explanation is {type(values).__name__} of {array.dtype}; give an array of numbers, or the lime_results of LIME"
         )
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+    # A copy, because torch takes no arrays that run backwards, and warns of those that cannot be written.
+    return np.array(array, np.float32 if array.dtype == np.float32 else np.float64, order="C")
 
 
 class Infidelity(_OfPicture):
@@ -317,7 +330,7 @@ class _OfTokens(_OfText):
                 f"the explanation has shape {tuple(values.shape)} without its dimensions of 1, for {ids.shape[1]} tokens; give a number "
                 "for each token that the tokenizer returns, the special ones too (of an embedding, the sum over its dimensions)"
             )
-        return text, values[None], length, int(pad)
+        return text, places_of((ids,), values[None], "the explanation")[0], length, int(pad)
 
 
 class PerturbationNLP(_OfTokens):

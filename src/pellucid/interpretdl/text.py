@@ -98,7 +98,7 @@ class _OfText(Interpreter):
             raise OptionError(f"no layer's name holds {name!r}, which should be the embedding; the layers are {', '.join(modules)[:300]}")
         return found
 
-    def _shown(self, values: Tensor, view: InputView, text: Text, visual: bool, save_path: Any, method: str) -> None:
+    def _shown(self, values: Tensor, view: InputView, text: Text, visual: bool, save_path: Any, method: str, pooling: Any = "sum") -> None:
         """The tokens on their colours."""
         if not visual and save_path is None:
             return
@@ -111,7 +111,7 @@ class _OfText(Interpreter):
             target=f"output {label}",
             predictions=torch.as_tensor(self.predicted_label),
             confidences=torch.as_tensor(self.predicted_proba),
-            display=Display("text", names=text.tokens),
+            display=Display("text", names=text.tokens, classes=self.classes, pooling=pooling),
         )
         show(explained, None if save_path is None else Path(save_path), visual)
 
@@ -199,7 +199,7 @@ class SmoothGradNLPInterpreter(_OfText):
             inner = at_layer(view, self._embedding(embedding_name)[:1])
             deviation = noise_amount * float(inner.features[0].abs().mean())
             values = noise_tunnel(inner, gradient, n_samples, deviation).values[0][0]
-            self._shown(values, view, text, visual, save_path, "smoothgrad")
+            self._shown(values, view, text, visual, save_path, "smoothgrad", "norm")
         return numpy(values)
 
 
@@ -233,7 +233,10 @@ class GradShapNLPInterpreter(_OfText):
 
 
 class GANLPInterpreter(_OfText):
-    """Generic attention, heads averaged before the product, of the first token. Source: Chefer et al. 2021."""
+    """Generic attention, heads averaged before the product, of the tokens that the score reads (in most the first).
+
+    Source: Chefer et al. 2021.
+    """
 
     def interpret(
         self,
@@ -252,9 +255,9 @@ class GANLPInterpreter(_OfText):
         text = self._read(raw_text, tokenizer, text_to_input_fn, max_seq_len)
         with evaluating(self.model):
             view = self._view(text, label, gradient_of)
-            found = attention_map(view, "generic_attention_interpretdl", start=start_layer, rows=0, pattern=attn_map_name)
+            found = attention_map(view, "generic_attention_interpretdl", start=start_layer, pattern=attn_map_name)
             self._shown(found.values[0][0], view, text, visual, save_path, "generic_attention")
-        return numpy(found.values[0][0])
+        return numpy(found.values[0][0] + found.notes["rows"][0])  # InterpretDL's matrix starts as the identity
 
 
 class BTNLPInterpreter(_OfText):
@@ -286,8 +289,8 @@ class BTNLPInterpreter(_OfText):
             view = self._view(text, label, gradient_of)
             layer, source = self._embedding(embedding_name)[:1], attn_v_name if ap_mode == "token" else None
             found = attention_map(
-                at_layer(self.of_predicted(view), layer), "bidirectional_attention", None, start_layer, steps, ap_mode, 0, attn_map_name,
-                source=source, feedback=at_layer(view, layer)
+                at_layer(self.of_predicted(view), layer), "bidirectional_attention", None, start_layer, steps, ap_mode,
+                pattern=attn_map_name, source=source, feedback=at_layer(view, layer)
             )  # fmt: skip
             values = found.values[0][0][..., 0]
             self._shown(values, view, text, visual, save_path, "bidirectional_attention")
