@@ -7,6 +7,15 @@ out. Models are torch modules, functions, or Paddle layers.
 from .attention import BTCVInterpreter, GACVInterpreter, GAInterpreter, RolloutInterpreter, TAMInterpreter
 from .base import Interpreter
 from .cam import ConsensusInterpreter, GradCAMInterpreter, ScoreCAMInterpreter
+from .evaluators import (
+    DeletionInsertion,
+    Infidelity,
+    InfidelityNLP,
+    Perturbation,
+    PerturbationNLP,
+    PointGame,
+    PointGameSegmentation,
+)
 from .gradient import (
     GradShapCVInterpreter,
     IntGradCVInterpreter,
@@ -26,12 +35,16 @@ from .text import (
     NormLIMENLPInterpreter,
     SmoothGradNLPInterpreter,
 )
+from .training import BHDFInterpreter, ForgettingEventsInterpreter, TrainingDynamics
 
 __all__ = [
+    "BHDFInterpreter",
     "BTCVInterpreter",
     "BTNLPInterpreter",
     "ConsensusInterpreter",
+    "DeletionInsertion",
     "FastNormLIMECVInterpreter",
+    "ForgettingEventsInterpreter",
     "GACVInterpreter",
     "GAInterpreter",
     "GANLPInterpreter",
@@ -39,6 +52,8 @@ __all__ = [
     "GradCAMInterpreter",
     "GradShapCVInterpreter",
     "GradShapNLPInterpreter",
+    "Infidelity",
+    "InfidelityNLP",
     "IntGradCVInterpreter",
     "IntGradNLPInterpreter",
     "Interpreter",
@@ -49,6 +64,10 @@ __all__ = [
     "NormLIMECVInterpreter",
     "NormLIMENLPInterpreter",
     "OcclusionInterpreter",
+    "Perturbation",
+    "PerturbationNLP",
+    "PointGame",
+    "PointGameSegmentation",
     "RolloutInterpreter",
     "ScoreCAMInterpreter",
     "SmoothGradCVInterpreter",
@@ -56,4 +75,5 @@ __all__ = [
     "SmoothGradInterpreterV2",
     "SmoothGradNLPInterpreter",
     "TAMInterpreter",
+    "TrainingDynamics",
 ]

@@ -1,0 +1,28 @@
+"""Metrics: numbers that say how good attributions are, one for each example. They know views and attributions, and no method."""
+
+from .curves import Curve, Steps, curve, deletion, in_order, insertion, percentiles, sorted_values, spaced, thresholded
+from .infidelity import Responses, infidelity, masks, ngrams, random_masks, responses, windows
+from .localisation import Overlap, box_mask, overlap
+
+__all__ = [
+    "Curve",
+    "Overlap",
+    "Responses",
+    "Steps",
+    "box_mask",
+    "curve",
+    "deletion",
+    "in_order",
+    "infidelity",
+    "insertion",
+    "masks",
+    "ngrams",
+    "overlap",
+    "percentiles",
+    "random_masks",
+    "responses",
+    "sorted_values",
+    "spaced",
+    "thresholded",
+    "windows",
+]
