@@ -361,3 +361,32 @@ def test_gradient_shap_of_texts(words):
 def test_every_name_is_there():
     assert all(inspect.isclass(getattr(it, name)) for name in it.__all__)
     assert it.__all__ == sorted(it.__all__)
+
+
+# Paddle
+
+
+def test_the_same_three_lines_with_a_paddle_model(photo):
+    paddle = pytest.importorskip("paddle")
+    paddle.seed(0)
+    model = paddle.nn.Sequential(
+        paddle.nn.Conv2D(3, 4, 3), paddle.nn.ReLU(), paddle.nn.AdaptiveAvgPool2D(1), paddle.nn.Flatten(), paddle.nn.Linear(4, 3)
+    )
+    path = str(photo / "photo.png")
+    found = it.SmoothGradInterpreter(model).interpret(path, n_samples=4, save_path=str(photo / "seen.png"), **QUIET)
+    assert found.shape == (1, 3, 32, 45)
+    assert (photo / "seen.png").stat().st_size > 1000
+    assert model.training  # Paddle's models begin in train mode, and are explained in eval mode
+    kept = it.IntGradCVInterpreter(model).interpret(path, [1], steps=3, gradient_of="logit", **QUIET)
+    twin = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    for own, other in zip(twin.parameters(), model.parameters(), strict=True):
+        value = torch.from_numpy(other.numpy())
+        own.data = value.T if value.dim() == 2 else value
+    np.testing.assert_allclose(kept, it.IntGradCVInterpreter(twin).interpret(path, [1], steps=3, gradient_of="logit", **QUIET), atol=1e-6)
+    assert it.LIMECVInterpreter(model, random_seed=0).interpret(path, num_samples=20, **QUIET)
+    with pytest.raises(OptionError, match="Paddle"):
+        it.GradCAMInterpreter(model).interpret(path, "0", **QUIET)
+    with pytest.raises(OptionError, match="Paddle"):
+        it.LRPCVInterpreter(model).interpret(path, **QUIET)
+    with pytest.raises(OptionError, match="Paddle"):
+        it.RolloutInterpreter(model).interpret(path, **QUIET)

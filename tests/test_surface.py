@@ -13,7 +13,7 @@ import torch
 
 import pellucid
 
-HEAVY = ("matplotlib", "sklearn", "skimage", "transformers", "tqdm", "IPython", "captum", "PIL", "rich", "typer")
+HEAVY = ("paddle", "pandas", "matplotlib", "sklearn", "skimage", "transformers", "tqdm", "IPython", "captum", "PIL", "rich", "typer")
 
 
 @pytest.mark.parametrize("name", pellucid.__all__)

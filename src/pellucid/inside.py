@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .errors import InputError, OptionError
 from .hooks import Reached, put, watch
 from .inputs import Tensors
-from .model import undisturbed
+from .model import Foreign, layers_of, undisturbed
 from .target import Custom, Pick, resolve, tensor_of
 from .view import InputView, back
 
@@ -148,6 +148,12 @@ def _named(view: InputView, layer: Any) -> tuple[nn.Module, int | None]:
         return module, number
     known = {name: found for root in view.roots for name, found in root.named_modules() if name}
     if module not in known:
+        foreign = next((found for found in layers_of(view.roots) if isinstance(found, Foreign)), None)
+        if foreign is not None:
+            raise OptionError(
+                f"there is no layer {module!r} in torch: the model runs in {foreign.framework}, whose layers cannot be watched; explain "
+                "the inputs instead"
+            )
         near = difflib.get_close_matches(str(module), known, 4, 0.3) or list(known)[:8]
         raise OptionError(f"there is no layer {module!r}; give a module of the model or a name such as {', '.join(map(repr, near))}")
     return known[module], number

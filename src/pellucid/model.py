@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["in_train_mode", "modules_of", "undisturbed"]
+__all__ = ["Foreign", "in_train_mode", "modules_of", "undisturbed"]
 
 
 def modules_of(forward: Callable[..., Any]) -> tuple[nn.Module, ...]:
@@ -69,12 +69,23 @@ def layers_of(roots: tuple[nn.Module, ...]) -> list[nn.Module]:
     return found
 
 
+class Foreign(nn.Module):
+    """A module that runs in another framework: nothing in it can be watched, only gradients come back."""
+
+    framework = "another framework"
+
+    def in_train_mode(self) -> list[str]:
+        """Its layers that are in train mode and behave otherwise there."""
+        return []
+
+
 def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
     """The layers that behave otherwise in training (dropout, normalisation by batch statistics) and are in that mode."""
     if not any(layer.training for layer in layers_of(roots)):
         return []
+    foreign = [name for layer in layers_of(roots) if isinstance(layer, Foreign) for name in layer.in_train_mode()]
     kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RNNBase, nn.MultiheadAttention, nn.RReLU)
-    return [
+    return foreign + [
         name or type(layer).__name__
         for root in roots
         for name, layer in root.named_modules()

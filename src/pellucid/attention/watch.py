@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError, OptionError
 from ..inputs import Tensors
+from ..rules.passes import refuse_hidden
 from ..rules.rewrites import attention, multi_head_attention
 from ..rules.spellings import MOVES, reads, spelled
 from ..view import View, leaves_at
@@ -84,7 +85,7 @@ def attentions(view: View, points: Tensors | None = None, pattern: str | None = 
     Where a `source` is given, `before` is what the layers with such names receive, as they run, instead.
 
     Raises:
-        InputError: no attention was seen. OptionError: none of that name.
+        InputError: no attention was seen. OptionError: none of that name, or where none can be seen.
     """
     with torch.inference_mode(False), torch.enable_grad(), _names(view.roots, source) as names:
         at = view.features if points is None else points
@@ -92,6 +93,7 @@ def attentions(view: View, points: Tensors | None = None, pattern: str | None = 
         with _Watch(len(at[0]), names) as watch:
             scores = view.score(leaves)
     if not watch.found:
+        refuse_hidden(view.roots, "attention maps")
         raise InputError(
             "the model was seen to attend nowhere: attention maps need a transformer, with attention as torch operations "
             "(softmax and matmul, scaled_dot_product_attention, nn.MultiheadAttention); compiled or scripted code hides it"

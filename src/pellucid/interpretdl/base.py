@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from ..errors import InputError, OptionError, TargetError
 from ..explanation import Display, Explanation, Found
 from ..inputs import Tensors
-from ..model import modules_of, undisturbed
+from ..model import Foreign, modules_of, undisturbed
 from ..pictures import Pictures, Statistics, pictures, statistics_of
 from ..target import resolve, tensor_of
 from ..trust import health_of
 from ..view import InputView, at_input
 
-__all__ = ["GRADIENT_OF", "Interpreter", "Scored", "evaluating", "layer_named", "layers_named", "numpy", "show", "torch_of"]
+__all__ = ["GRADIENT_OF", "Interpreter", "Scored", "evaluating", "layer_named", "numpy", "show", "torch_of"]
 
 # What is differentiated, of the model's output.
 GRADIENT_OF: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -250,25 +250,12 @@ def layer_named(model: Callable[..., Any], name: str) -> nn.Module:
         OptionError: no such layer.
     """
     found: dict[str, nn.Module] = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    if isinstance(model, Foreign):
+        raise OptionError(f"layer {name!r} runs in {model.framework} and cannot be watched; use an interpreter that needs no layer")
     if name not in found:
         shown = ", ".join(n for n in found if n) or "none that can be seen"
         raise OptionError(f"the model has no layer {name!r}; its layers are {shown[:400]}")
     return found[name]
-
-
-def layers_named(model: Callable[..., Any], pattern: str) -> list[nn.Module]:
-    """The layers whose names hold the pattern, a regular expression.
-
-    Raises:
-        OptionError: none.
-    """
-    import re
-
-    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
-    found = [module for name, module in modules.items() if name and re.search(pattern, name)]
-    if not found:
-        raise OptionError(f"no layer's name holds {pattern!r}; the layers are {', '.join(n for n in modules if n)[:400]}")
-    return found
 
 
 def numpy(tensor: Tensor) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from ..batch import Run
 from ..errors import OptionError
 from ..inputs import Tensors
 from ..inside import Place, look
+from ..model import Foreign
 from ..view import InputView, back, leaves_at
 from .engine import Ruled
 from .spellings import words
@@ -69,7 +70,7 @@ def refuse_hidden(roots: tuple[nn.Module, ...], method: str) -> None:
     """Refuse what is known to run where operations cannot be seen.
 
     Raises:
-        OptionError: scripted parts, copies on several devices.
+        OptionError: scripted parts, layers of another framework, copies on several devices.
     """
     for root in roots:
         for name, module in root.named_modules():
@@ -77,6 +78,11 @@ def refuse_hidden(roots: tuple[nn.Module, ...], method: str) -> None:
                 raise OptionError(
                     f"{_named(name, module)} is scripted, so its operations cannot get the rules of {method}; give the Python model, "
                     "or use a method without rules, such as integrated_gradients"
+                )
+            if isinstance(module, Foreign):
+                raise OptionError(
+                    f"{_named(name, module)} runs in {module.framework}, where operations cannot get the rules of {method}; use a method "
+                    "without rules, such as integrated_gradients"
                 )
             if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
                 raise OptionError(
