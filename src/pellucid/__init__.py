@@ -20,6 +20,7 @@ from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
 from .methods import ATTENTIONS, MAPS, METHODS
+from .tables import Importance, explain_table, importance
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
@@ -36,6 +37,7 @@ __all__ = [
     "Explanation",
     "FileError",
     "Found",
+    "Importance",
     "IncompleteAttribution",
     "InputError",
     "MissingExtra",
@@ -53,6 +55,8 @@ __all__ = [
     "at_layer",
     "explain",
     "explain_each",
+    "explain_table",
+    "importance",
     "of_neuron",
     "target",
 ]

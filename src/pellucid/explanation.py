@@ -135,6 +135,7 @@ class Display:
         classes: the classes' names, in the order of the model's output.
         picture: `(H, W, 3)` or `(H, W)` uint8: the (first) example as a person sees it; images only.
         pooling: how the attributions of one pixel's channels or one token's embedding become one number: sum, norm, mean.
+        cells: of a table, what stands in each example's columns, in words ("clerk", "41").
     """
 
     kind: Kind = "tensor"
@@ -142,6 +143,13 @@ class Display:
     classes: tuple[str, ...] = ()
     picture: NDArray[np.uint8] | None = None
     pooling: Pooling = "sum"
+    cells: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def _from(cls, words: Mapping[str, Any], picture: NDArray[np.uint8] | None) -> Display:
+        """What was saved; earlier files have no cells."""
+        told = cls(words["kind"], tuple(words["names"]), tuple(words["classes"]), picture, words["pooling"])
+        return replace(told, cells=tuple(map(tuple, words.get("cells", ()))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +215,11 @@ class Explanation:
 
         return html(self)
 
+    def __rich__(self) -> Any:
+        from .show.terminal import terminal
+
+        return terminal(self)
+
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(a.shape)) for a in self.attributions)
         failed = [check.name for check in self.health if not check.passed]
@@ -254,7 +267,7 @@ class Explanation:
             yield "picture", torch.from_numpy(np.array(self.display.picture))
 
     def _words(self) -> dict[str, Any]:
-        display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling")}
+        display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling", "cells")}
         provenance = asdict(replace(self.provenance, versions=dict(self.provenance.versions)))
         return {
             "format": FORMAT,
@@ -275,7 +288,6 @@ class Explanation:
             raise ValueError(f"{', '.join(sorted(missing))} is missing")
         grouped = {g: tuple(tensors[f"{g}.{i}"] for i in range(sum(n.startswith(f"{g}.") for n in tensors))) for g in GROUPS}
         picture = tensors["picture"].numpy() if "picture" in tensors else None
-        display = words["display"]
         return cls(
             attributions=grouped["attributions"],
             features=grouped["features"],
@@ -288,7 +300,7 @@ class Explanation:
             health=tuple(Check(**check) for check in words["health"]),
             cost=Cost(**words["cost"]),
             provenance=Provenance(**words["provenance"]),
-            display=Display(display["kind"], tuple(display["names"]), tuple(display["classes"]), picture, display["pooling"]),
+            display=Display._from(words["display"], picture),
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,22 +20,28 @@ from .example import Example, rows_of, title, unit_of
 from .frame import sheet
 from .numbers import count, literal, number, shortened
 from .scale import Array, finite
+from .text import legible
 
-__all__ = ["Bar", "bars", "draw_table", "listed"]
+if TYPE_CHECKING:
+    from ..tables import Importance
 
-OTHERS = "#8a8a8a"
+__all__ = ["Bar", "bars", "draw_importance", "draw_table", "listed", "ranking"]
+
+OTHERS, STRENGTH = "#8a8a8a", "#5b4a8a"
+IMPORTANCE = {"mean_abs": "mean of absolute attributions", "normlime": "NormLIME importance"}
 WIDEST = 44
 EQUALS = "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: what it stands for, how long it is (NaN and infinities kept), its colour, and its standard error if it is known."""
+    """One bar: what it stands for, how long it is (NaN and infinities kept), its colour, its standard error if it is known, its sign."""
 
     name: str
     value: float
     colour: str
     error: float | None = None
+    signed: bool = True
 
     @property
     def length(self) -> float:
@@ -43,8 +51,8 @@ class Bar:
     @property
     def words(self) -> str:
         """The value, and how far it may be off."""
-        own = number(self.value, signed=True)
-        return own if self.error is None else f"{own} ± {number(self.error, 2)}"
+        own = number(self.value, signed=self.signed)
+        return own if self.error is None else f"{own} ± {number(self.error, 2 if self.error < 100 else 3)}"
 
 
 def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]:
@@ -57,7 +65,7 @@ def bars(explanation: Explanation, example: int = 0, top: int = 10) -> list[Bar]
     """
     if top < 1:
         raise OptionError(f"top={top!r} shows no bar; give at least 1")
-    names, values = _named(rows_of(explanation, example), explanation.display.names)
+    names, values = _named(rows_of(explanation, example), explanation.display.names, _cells(explanation, example))
     # What is not finite comes first, because it must be seen.
     order = np.argsort(-np.where(np.isfinite(values), np.abs(values), np.inf), kind="stable")
     shown = order if len(order) <= top + 1 else order[:top]
@@ -81,8 +89,13 @@ def adds_up(explanation: Explanation) -> bool:
     return explanation.display.pooling != "norm"
 
 
-def _named(inputs: Sequence[Example], names: Sequence[str]) -> tuple[list[str], Array]:
-    """Every number of every input, with the name of its feature and the feature's value."""
+def _cells(explanation: Explanation, example: int) -> Sequence[str]:
+    cells = explanation.display.cells
+    return cells[example] if example < len(cells) else ()
+
+
+def _named(inputs: Sequence[Example], names: Sequence[str], cells: Sequence[str] = ()) -> tuple[list[str], Array]:
+    """Every number of every input, with the name of its feature and the feature's value, in words if there are any."""
     flat = [_columns(one, names) for one in inputs]
     values = np.concatenate([value for _, value, _ in flat])
     features = np.concatenate([feature for _, _, feature in flat])
@@ -90,6 +103,8 @@ def _named(inputs: Sequence[Example], names: Sequence[str]) -> tuple[list[str], 
     words = [f"input {i}: {word}" if several else word for i, (each, _, _) in enumerate(flat) for word in each]
     if names and not several:
         words = list(inputs[0].named(len(values)))
+    if len(cells) == len(words):
+        return [f"{word}{EQUALS}{cell}" for word, cell in zip(words, cells, strict=True)], values
     return list(map(_labelled, words, features.tolist())), values
 
 
@@ -141,11 +156,42 @@ def draw_table(
     found = bars(explanation, example, top)
     page = sheet(
         width,
-        0.25 * len(found) + 0.65,
+        0.25 * len(found) + 0.65 + 0.15 * any(bar.error for bar in found),
         title(explanation, example) if titled else (),
         tuple(_notes(found, explanation, example)),
     )
-    axes = page.rows(1)[0]
+    together = f"; all together {number(sum(bar.length for bar in found), signed=True)}" if adds_up(explanation) else ""
+    _plot(page.rows(1)[0], found, unit_of(explanation) + together)
+    return legible(page.figure)
+
+
+def draw_importance(ranked: Importance, top: int = 20, width: float = 7.0) -> Figure:
+    """Bars of what matters over a data set, the most important first, with whiskers of one standard error.
+
+    Raises:
+        OptionError: top is not positive.
+    """
+    found = ranking(ranked, top)
+    heading, label = f"importance over {count(int(ranked.counts.max()), 'example')}", IMPORTANCE[ranked.kind]
+    left = [f"{count(len(ranked) - len(found), 'less important one')} not shown"] if len(ranked) > len(found) else []
+    page = sheet(width, 0.25 * len(found) + 0.65 + 0.15 * any(bar.error for bar in found), (heading, ranked.source), left)
+    _plot(page.rows(1)[0], found, label)
+    return legible(page.figure)
+
+
+def ranking(ranked: Importance, top: int = 20) -> list[Bar]:
+    """The most important columns or tokens as bars.
+
+    Raises:
+        OptionError: top is not positive.
+    """
+    if top < 1:
+        raise OptionError(f"top={top!r} shows no bar; give at least 1")
+    rows = zip(ranked.names[:top], ranked.values.tolist(), ranked.errors.tolist(), strict=False)
+    return [Bar(name, value, STRENGTH, None if math.isnan(error) else error, False) for name, value, error in rows]
+
+
+def _plot(axes: Axes, found: Sequence[Bar], label: str) -> None:
     lengths = [bar.length for bar in found]
     axes.barh(range(len(found)), lengths, color=[bar.colour for bar in found], height=0.72)
     known = [(row, bar) for row, bar in enumerate(found) if bar.error]
@@ -158,10 +204,8 @@ def draw_table(
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.axvline(0, color="#444444", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    together = f"; all together {number(sum(lengths), signed=True)}" if adds_up(explanation) else ""
-    axes.set_xlabel(unit_of(explanation) + together + ("; ± one standard error" if known else ""), fontsize=9)
+    axes.set_xlabel(label + ("\n± one standard error" if known else ""), fontsize=9)
     _label(axes, found)
-    return page.figure
 
 
 def _label(axes: Axes, found: Sequence[Bar]) -> None:
@@ -169,13 +213,26 @@ def _label(axes: Axes, found: Sequence[Bar]) -> None:
     reach = [(bar.length + math.copysign(bar.error or 0.0, bar.length)) for bar in found]
     low, high = min(0.0, *reach), max(0.0, *reach)
     span = (high - low) or 1.0
-    room = 0.26 if any(bar.error is not None for bar in found) else 0.14
+    sides = 1 + (low < 0)
+    share = min(_inches(bar.words for bar in found) / _breadth(axes, found), 0.8 / sides)
+    room = share / (1 - sides * share)
     axes.set_xlim(low - room * span * (low < 0), high + room * span)
     if low == high:
         axes.set_xticks([0])
     for row, (bar, end) in enumerate(zip(found, reach, strict=True)):
         place, side = (end - 0.01 * span, "right") if bar.length < 0 else (end + 0.01 * span, "left")
         axes.text(place, row, bar.words, ha=side, va="center", fontsize=8.5)
+
+
+def _breadth(axes: Axes, found: Sequence[Bar]) -> float:
+    """Inches that are left for bars and numbers beside the names."""
+    whole = axes.get_figure(root=True)
+    return max(1.0, (whole.get_figwidth() if whole else 7.0) - _inches(shortened(bar.name, WIDEST) for bar in found) - 0.4)
+
+
+def _inches(words: Iterable[str]) -> float:
+    """About how wide the widest is; ideographs are twice as wide as letters."""
+    return 0.077 * max(sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in word) for word in words)
 
 
 def listed(explanation: Explanation, example: int = 0, top: int = 10) -> str:
