@@ -70,7 +70,7 @@ def importance(
 
     Args:
         explanation: of a table, or of texts.
-        kind: "mean_abs", the mean of |w_ij| over the examples i in which j comes; "normlime", that of w_ij^2 / sum_k |w_ik|, so
+        kind: "mean_abs", the mean of `|w_ij|` over the examples i in which j comes; "normlime", of `w_ij^2 / sum_k |w_ik|`, so
             that a strong attribution counts more where it stands out (Ahern et al. 2019).
         ids: of texts, the token ids `(B, L)`; not needed where they are what was explained.
         words: the token of an id, `tokenizer.convert_ids_to_tokens`.
