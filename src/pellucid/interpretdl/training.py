@@ -44,22 +44,29 @@ class ForgettingEventsInterpreter(Interpreter):
         Args:
             train_reader: yields `(index, input, label)` batches, tensors or arrays; or single examples, then batched by `batch_size`.
         """
-        model: Any = self.model
         recorder = Recorder()
-        for epoch in range(epochs):
-            for indices, inputs, labels in _batches(train_reader, batch_size):
-                logits = model(inputs.to(self.place))
-                recorder.update(indices, logits, labels, epoch)
-                loss = nn.functional.cross_entropy(logits, labels.to(logits.device).long())
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        trained(self, train_reader, optimizer, epochs, recorder, batch_size)
         dynamics = recorder.dynamics
         stats = stats_of(dynamics)
         found = noisy_labels(dynamics).tolist() if find_noisy_labels else counted(dynamics)
         if save_path is not None:
             _written(Path(save_path), stats, found, find_noisy_labels)
         return stats, found
+
+
+def trained(
+    interpreter: Interpreter, reader: Iterable[Any], optimizer: torch.optim.Optimizer, epochs: int, recorder: Recorder,
+    batch_size: int | None = None
+) -> None:  # fmt: skip
+    """Train by cross-entropy, and record what the model says of each example just before it learns from it."""
+    for epoch in range(epochs):
+        for indices, inputs, labels in _batches(reader, batch_size):
+            logits = interpreter.model(inputs.to(interpreter.place))
+            recorder.update(indices, logits, labels, epoch)
+            loss = nn.functional.cross_entropy(logits, labels.to(logits.device).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def stats_of(dynamics: Dynamics) -> dict[int, list[list[int]]]:
@@ -130,17 +137,10 @@ class TrainingDynamics:
 
     def generator(self, train_loader: Iterable[Any], optimizer: torch.optim.Optimizer, epochs: int) -> tuple[dict[int, NDArray[Any]], Any]:
         """Train, and return `{index: (epochs, classes)}` with the labels; the loader yields `(index, input, label)` batches."""
-        model: Any = self.interpreter.model
         recorder = Recorder(chances=True)
-        model.train()
-        for epoch in range(epochs):
-            for indices, inputs, labels in _batches(train_loader, None):
-                logits = model(inputs.to(self.interpreter.place))
-                recorder.update(indices, logits, labels, epoch)
-                loss = nn.functional.cross_entropy(logits, labels.to(logits.device).long())
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        if isinstance(self.interpreter.model, nn.Module):
+            self.interpreter.model.train()
+        trained(self.interpreter, train_loader, optimizer, epochs, recorder)
         dynamics = recorder.dynamics
         chances = dynamics.chances
         assert chances is not None  # the recorder was asked for them
