@@ -269,6 +269,19 @@ def test_clear_errors(cnn, vit, photo):
         it.IntGradCVInterpreter(cnn, use_cuda=True)
 
 
+def test_labels_by_name(cnn, photo):
+    path, classes = str(photo / "photo.png"), ["ant", "bee", "cat", "dog"]
+    named = it.IntGradCVInterpreter(cnn, classes=classes)
+    by_name = named.interpret(path, ["cat"], steps=3, **QUIET)
+    np.testing.assert_array_equal(by_name, named.interpret(path, [2], steps=3, **QUIET))
+    np.testing.assert_array_equal(by_name, named.interpret(path, "cat", steps=3, **QUIET))
+    assert list(it.LIMECVInterpreter(cnn, classes=classes).interpret(path, ["dog", "ant"], num_samples=20, **QUIET)) == [3, 0]
+    with pytest.raises(TargetError, match="'elk' is not the name of a class; the classes are 'ant'"):
+        named.interpret(path, "elk", **QUIET)
+    with pytest.raises(TargetError, match="give classes="):
+        it.IntGradCVInterpreter(cnn).interpret(path, ["cat"], **QUIET)
+
+
 # Texts
 
 

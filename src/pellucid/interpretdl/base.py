@@ -141,9 +141,23 @@ class Interpreter:
             chances = probable(*(t.clone() for t in tensors), **(keywords or {}))
         self.predicted_label = chances.argmax(1).cpu().numpy()
         self.predicted_proba = chances.amax(1).cpu().numpy()
-        self.labels = _labels(labels, len(tensors[0]), chances)
+        self.labels = _labels(self.numbered(labels), len(tensors[0]), chances)
         found = at_input(Scored(self.model, of), tensors, self.labels, kwargs=keywords)
         return replace(found, roots=modules_of(self.user))  # names of layers are the user's
+
+    def numbered(self, labels: Any) -> Any:
+        """Labels that are names of classes as their numbers.
+
+        Raises:
+            TargetError: a name that no class has.
+        """
+        if isinstance(labels, str):
+            if labels not in self.classes:
+                names = ", ".join(map(repr, self.classes[:20])) or "not known: give classes= to the interpreter"
+                raise TargetError(f"label {labels!r} is not the name of a class; the classes are {names}")
+            return self.classes.index(labels)
+        several = isinstance(labels, list | tuple)
+        return [self.numbered(label) for label in labels] if several else labels
 
     def of_predicted(self, view: InputView) -> InputView:
         """The same view, of the predicted classes."""

@@ -95,7 +95,7 @@ class LIMECVInterpreter(Interpreter):
         segments = segmented(shown.shown[0])
         with evaluating(self.model):
             view = self.view((shown.tensor,), None, "probability")
-            wanted = wanted_classes(classes, top_k, view)
+            wanted = wanted_classes(self.numbered(classes), top_k, view)
             seed = resolve_seed(self.random_seed)
             kept, chances = _played(view, shown, segments, samples, seed, Run(batch_size))
             weights, errors = {}, {}

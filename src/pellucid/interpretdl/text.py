@@ -330,7 +330,7 @@ class LIMENLPInterpreter(_OfText):
             raise InputError(f"the text starts with the padding token {pad_id}; give its number as pad_id")
         with evaluating(self.model):
             view = self._view(text, None, "probability")
-            wanted = wanted_classes(classes_to_interpret, 1, view)
+            wanted = wanted_classes(self.numbered(classes_to_interpret), 1, view)
             kept = torch.rand(num_samples, len(ids), generator=generator(resolve_seed(self.random_seed), 0)) < 0.5
             kept[0], kept[:, count:] = True, True
             scorer = Scorer(of_every_class(view), (torch.full_like(text.tensors[0], unk_id),), Run(batch_size), "lime")
