@@ -561,6 +561,7 @@ def test_an_interruption_is_not_an_error_of_ours(here):
 ENTRY = (sys.executable, "-c", "from pellucid.cli import main; main()")
 
 
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="started in the background, where SIGINT is ignored")
 def test_control_c_ends_the_command_without_a_traceback(here):
     Path("slow_for_cli.py").write_text("import time\ndef load():\n    print('begun', flush=True)\n    time.sleep(60)\n")
     command = (*ENTRY, "explain", "slow_for_cli:load", "t.csv")
