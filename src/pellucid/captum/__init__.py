@@ -1,9 +1,9 @@
 """Captum's names over Pellucid's methods: replace `captum` by `pellucid.captum` in an import, or call `install()`."""
 
-from . import attr
+from . import attr, influence
 from .install import install, uninstall
 
 __version__ = "0.9.0"
 """The Captum whose surface this is; libraries compare it before they use what is new."""
 
-__all__ = ["attr", "install", "uninstall"]
+__all__ = ["attr", "influence", "install", "uninstall"]

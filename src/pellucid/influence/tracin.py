@@ -16,6 +16,8 @@ from .gradients import Loss, SampleGradients, sample_gradients
 
 __all__ = ["Checkpoints", "projected", "self_influence", "tracin"]
 
+# (model, inputs, labels, loss, layers) -> the gradients of a batch
+Gradients = Callable[..., SampleGradients]
 # (model, checkpoint) -> the learning rate of its step; the model then has its weights
 Load = Callable[[nn.Module, Any], Any]
 
@@ -60,6 +62,7 @@ def tracin(
     layers: Sequence[nn.Module] | None = None,
     aggregate: bool = False,
     progress: bool | None = None,
+    gradients: Gradients = sample_gradients,
 ) -> Tensor:
     """`sum over checkpoints of rate * gradient(train) . gradient(query)`, `(queries, train)`: proponents positive.
 
@@ -72,6 +75,7 @@ def tracin(
         loss: of training examples; query_loss: of queries, the same by default.
         layers: compare the gradients of these only.
         aggregate: add up the queries, `(1, train)`.
+        gradients: what gives the gradients of a batch, as `sample_gradients` does.
 
     Raises:
         InputError: no examples, or a loader whose size changes.
@@ -80,10 +84,10 @@ def tracin(
     rows = _length(train)
     with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * (rows or 0), "influence", progress) as bar:
         for rate in rates:
-            asked = _gathered(checkpoints.model, queries, query_loss or loss, layers)
+            asked = _gathered(checkpoints.model, queries, query_loss or loss, layers, gradients)
             parts = []
             for batch in train:
-                own = sample_gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers)
+                own = gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers)
                 parts.append(rate * asked.dot(own))
                 bar.update(parts[-1].shape[1])
             if not parts:
@@ -105,6 +109,7 @@ def self_influence(
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     progress: bool | None = None,
+    gradients: Gradients = sample_gradients,
 ) -> Tensor:
     """`sum over checkpoints of rate * |gradient|^2`, `(train,)`: high for what is learned against the rest, as with a wrong label.
 
@@ -115,7 +120,7 @@ def self_influence(
         for rate in rates:
             parts = []
             for batch in train:
-                parts.append(rate * sample_gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers).squared())
+                parts.append(rate * gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers).squared())
                 bar.update(len(parts[-1]))
             if not parts:
                 raise InputError("the training data holds no examples")
@@ -130,6 +135,7 @@ def projected(
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     project: Callable[[int, SampleGradients], Tensor] | None = None,
+    gradients: Gradients = sample_gradients,
 ) -> Tensor:
     """Vectors `(examples, dimensions)` whose inner products are the influences, or nearly: gradients times the root of the rate.
 
@@ -139,13 +145,15 @@ def projected(
     found = []
     with checkpoints.loaded() as rates:
         for number, rate in enumerate(rates):
-            each = (sample_gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers) for batch in data)
+            each = (gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers) for batch in data)
             found.append(torch.cat([rate**0.5 * (g.rows() if project is None else project(number, g)) for g in each]))
     return torch.cat(found, 1)
 
 
-def _gathered(model: nn.Module, data: Iterable[Sequence[Any]], loss: Loss | None, layers: Sequence[nn.Module] | None) -> SampleGradients:
-    found = [sample_gradients(model, batch[:-1], batch[-1], loss, layers) for batch in data]
+def _gathered(
+    model: nn.Module, data: Iterable[Sequence[Any]], loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
+) -> SampleGradients:
+    found = [gradients(model, batch[:-1], batch[-1], loss, layers) for batch in data]
     if not found:
         raise InputError("there are no queries; give at least one example")
     return found[0].joined(found[1:])

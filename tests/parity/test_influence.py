@@ -1,0 +1,154 @@
+"""Captum's influence classes, side by side with the installed captum."""
+
+import warnings
+
+import captum.influence as theirs
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pellucid.captum.influence as ours
+from pellucid import FileError, InputError, OptionError
+
+
+def perceptron():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def convolutions():
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 3)), nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3))
+
+
+@pytest.fixture(scope="module")
+def data():
+    torch.manual_seed(0)
+    x, y = torch.randn(11, 6), torch.randint(0, 3, (11,))
+    q, z = torch.randn(4, 6), torch.randint(0, 3, (4,))
+    return TensorDataset(x, y), (q, z)
+
+
+@pytest.fixture(scope="module", params=[perceptron, convolutions])
+def case(request, tmp_path_factory, data):
+    torch.manual_seed(1)
+    model, folder = request.param(), tmp_path_factory.mktemp("c")
+    for number in range(3):
+        torch.save(request.param().state_dict(), folder / f"{number}.pt")
+    return model, str(folder), *data
+
+
+SUM, NONE = nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(reduction="none")
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_tracincp(case, grouped):
+    model, folder, train, test = case
+    loss = SUM if grouped else NONE
+    options = {"loss_fn": loss, "batch_size": 4, "sample_wise_grads_per_batch": grouped}
+    a, b = (library.TracInCP(model, train, folder, **options) for library in (ours, theirs))
+    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.self_influence(test), b.self_influence(test), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.influence(test, aggregate=True), b.influence(test, aggregate=True), rtol=1e-4, atol=1e-5)
+    for proponents in (True, False):
+        own, other = (library.influence(test, k=3, proponents=proponents) for library in (a, b))
+        assert torch.equal(own.indices, other.indices)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+    own, other = a.compute_intermediate_quantities(test), b.compute_intermediate_quantities(test)
+    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-4, atol=1e-5)
+    assert a.compute_intermediate_quantities(test, aggregate=True).shape == (1, own.shape[1])
+    loader = DataLoader(TensorDataset(*test), 3)
+    torch.testing.assert_close(a.influence(loader), b.influence(test), rtol=1e-4, atol=1e-5)
+
+
+def test_tracincp_of_some_layers_and_another_loss(case):
+    model, folder, train, test = case
+    last = list(dict(model.named_modules()))[-1]
+    options = {"layers": [last], "loss_fn": NONE, "test_loss_fn": nn.MultiMarginLoss(reduction="none"), "batch_size": 5}
+    a, b = (library.TracInCP(model, train, folder, **options) for library in (ours, theirs))
+    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
+
+
+def test_tracincp_fast(case):
+    model, folder, train, test = case
+    options = {"loss_fn": SUM, "batch_size": 4}
+    for layer in (model[-1], str(len(model) - 1)):
+        a, b = (library.TracInCPFast(model, layer, train, folder, **options) for library in (ours, theirs))
+        torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-4, atol=1e-5)
+        own, other = a.influence(test, k=2), b.influence(test, k=2)
+        assert torch.equal(own.indices, other.indices)
+
+
+def test_tracincp_by_vectors(case):
+    model, folder, train, test = case
+    a = ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, batch_size=4)
+    b = theirs.TracInCPFast(model, model[-1], train, folder, loss_fn=SUM, batch_size=4)
+    for proponents in (True, False):
+        own, other = a.influence(test, k=3, proponents=proponents), b.influence(test, k=3, proponents=proponents)
+        assert torch.equal(own.indices, other.indices)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+    vectors = a.compute_intermediate_quantities(test)
+    torch.testing.assert_close(vectors @ a.compute_intermediate_quantities(train[:]).T, b.influence(test), rtol=1e-4, atol=1e-4)
+    few = ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, batch_size=4, projection_dim=6)
+    assert few.compute_intermediate_quantities(test).shape == (4, 6)
+    many = [
+        ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, projection_dim=6, seed=s).compute_intermediate_quantities(
+            test
+        )
+        for s in range(300)
+    ]
+    mean = sum(v @ v.T for v in many) / 300  # unbiased
+    torch.testing.assert_close(mean, vectors @ vectors.T, rtol=0.25, atol=0.15 * float(vectors.square().sum(1).max()))
+
+    class Neighbours:
+        def setup(self, table):
+            self.table = table
+
+        def get_nearest_neighbors(self, query, k):
+            found = (query @ self.table.T).topk(k)
+            return found.indices, found.values
+
+    own = ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, nearest_neighbors=Neighbours())
+    assert torch.equal(own.influence(test, k=3, proponents=False).indices, a.influence(test, k=3, proponents=False).indices)
+
+
+def test_similarity(case, tmp_path):
+    model, _, train, (q, _) = case
+    sources = [x for x, _ in train]
+    layers = ["0", str(len(model) - 1)]
+    a = ours.SimilarityInfluence(model, layers, sources, str(tmp_path / "ours"), "m", batch_size=3)
+    b = theirs.SimilarityInfluence(model, layers, sources, str(tmp_path / "theirs"), "m", batch_size=11)
+    own = a.influence(q, top_k=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it writes over its own files
+        other = b.influence(q, top_k=4, load_src_from_disk=False)
+    for layer in layers:
+        assert torch.equal(own[layer][0], other[layer][0])
+        torch.testing.assert_close(own[layer][1], other[layer][1], rtol=1e-4, atol=1e-5)
+    assert not (tmp_path / "ours").exists()
+    least = ours.SimilarityInfluence(model, layers[0], sources, "", similarity_direction="min").influence(q)[layers[0]]
+    assert least[1].shape == (4, 1)
+    zero = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    zero[0].bias.data.fill_(-100)
+    with pytest.warns(RuntimeWarning, match="are zero"):
+        found = ours.SimilarityInfluence(zero, "1", sources, "").influence(q)
+    assert len(found["zero_acts-1"]) == 44
+
+
+def test_refusals(case, tmp_path):
+    model, folder, train, test = case
+    with pytest.raises(FileError, match="which is no folder"):
+        ours.TracInCP(model, train, str(tmp_path / "missing"), loss_fn=SUM)
+    with pytest.raises(OptionError, match="no layer 'head'"):
+        ours.TracInCP(model, train, folder, layers=["head"], loss_fn=SUM)
+    with pytest.raises(OptionError, match=r"must be nn\.Linear"):
+        ours.TracInCPFast(model, model[0] if not isinstance(model[0], nn.Linear) else model[1], train, folder, loss_fn=SUM)
+    with pytest.raises(OptionError, match="k is 99"):
+        ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test, k=99)
+    with pytest.raises(InputError, match="inputs is Tensor"):
+        ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test[0])
+    with pytest.raises(OptionError, match="batch_size is 0"):
+        ours.TracInCP(model, train, folder, loss_fn=SUM, batch_size=0)
+    with pytest.raises(OptionError, match="'max' or 'min'"):
+        ours.SimilarityInfluence(model, "0", [], "", similarity_direction="best")
