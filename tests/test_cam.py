@@ -160,7 +160,9 @@ def test_refusals(model, x):
     with pytest.raises(InputError, match="does not lie on a picture"):
         pellucid.explain(model, x, 2, "grad_cam", layer="head")
     with pytest.raises(InputError, match="may have its channels first or last"):
-        grid_of((2, 8, 5, 7), (20, 28))
+        grid_of((2, 4, 6, 9), (20, 20))
+    assert grid_of((2, 8, 5, 7), (20, 28)).layout == grid_of((1, 8, 224, 299), (224, 299)).layout == "channels_first"
+    assert grid_of((2, 5, 7, 8), (20, 28)).layout == "channels_last"
     with pytest.raises(InputError, match="are no grid on a picture"):
         grid_of((2, 19, 64), (7, 9))
 

@@ -91,8 +91,8 @@ def test_pictures_that_are_none(photo):
         pictures([np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)])
     with pytest.raises(InputError, match="crop_to is 90"):
         pictures(photo / "photo.png", 40, 90)
-    with pytest.raises(InputError, match="2 channels"):
-        pictures(np.zeros((1, 4, 4, 2), np.uint8))
+    with pytest.raises(InputError, match="5 channels"):
+        pictures(np.zeros((1, 4, 4, 5), np.uint8))
 
 
 # Three lines
@@ -222,16 +222,18 @@ def test_what_counts_over_many_pictures(cnn, photo):
 
 def test_lime_finds_what_a_model_looks_at(photo):
     array = np.full((24, 24, 3), 40, np.uint8)
-    array[4:10, 4:10] = (250, 30, 30)
+    array[4:12, 4:12] = (250, 30, 30)
+    array[4:12:2, 4:12:2] = (90, 30, 30)  # its mean colour has none of the brightest red
 
     def red(x):
-        amount = (x[:, 0] - x[:, 1]).mean((1, 2))
+        amount = (x[:, 0] > 2).float().mean((1, 2)) * 20
         return torch.stack([-amount, amount], 1)
 
     interpreter = it.LIMECVInterpreter(red, random_seed=0)
     ((label, weights),) = interpreter.interpret(array, num_samples=200, visual=False).items()
     assert label == 1
-    assert interpreter.lime_results["segmentation"][6, 6] == weights[0][0]
+    assert interpreter.lime_results["segmentation"][7, 7] == weights[0][0]
+    assert weights[0][1] > 0.05
 
 
 # Refusals
@@ -265,8 +267,8 @@ def test_clear_errors(cnn, vit, photo):
         it.SmoothGradInterpreterV2(cnn).interpret(path, n_samples=4, split=9, **QUIET)
     with pytest.raises(OptionError, match="'random'"):
         it.IntGradCVInterpreter(cnn).interpret(path, baselines="noise", **QUIET)
-    with pytest.raises(TypeError):
-        it.IntGradCVInterpreter(cnn, use_cuda=True)
+    with pytest.raises(OptionError, match=r"save_path is 'seen.xyz'"):
+        it.LRPCVInterpreter(cnn).interpret(path, save_path="seen.xyz", **QUIET)
 
 
 def test_labels_by_name(cnn, photo):
@@ -372,7 +374,7 @@ def test_gradient_shap_of_texts(words):
 
 
 def test_every_name_is_there():
-    assert all(inspect.isclass(getattr(it, name)) for name in it.__all__)
+    assert all(inspect.isclass(getattr(it, name)) for name in it.__all__ if name != "visualize_text")
     assert it.__all__ == sorted(it.__all__)
 
 
@@ -403,3 +405,114 @@ def test_the_same_three_lines_with_a_paddle_model(photo):
         it.LRPCVInterpreter(model).interpret(path, **QUIET)
     with pytest.raises(OptionError, match="Paddle"):
         it.RolloutInterpreter(model).interpret(path, **QUIET)
+
+
+# What was found by trying
+
+
+def test_pictures_that_are_not_square(cnn, photo):
+    path = str(photo / "photo.png")
+    assert it.GradCAMInterpreter(cnn).interpret(path, "relu1", save_path=str(photo / "g.png"), **QUIET).shape == (1, 32, 45)
+    assert it.ScoreCAMInterpreter(cnn).interpret(path, "relu2", **QUIET).shape == (1, 32, 45)
+
+
+def test_functions_around_modules_are_evaluated_and_left_alone(photo):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model[1].eval()
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    path = str(photo / "photo.png")
+    by_function = it.IntGradCVInterpreter(lambda x: model(x)).interpret(path, [1], steps=3, **QUIET)
+    assert [m.training for m in model] == [True, False, True, True, True, True]
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())
+    np.testing.assert_array_equal(by_function, it.IntGradCVInterpreter(model).interpret(path, [1], steps=3, **QUIET))
+
+
+def test_arrays_with_opacity_and_other_channels(cnn, photo):
+    rgba = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
+    torch.testing.assert_close(pictures(rgba).tensor, pictures(rgba[..., :3]).tensor)
+    assert pictures(rgba[..., :2]).tensor.shape == (1, 3, 8, 9)
+    five = nn.Sequential(nn.Conv2d(5, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    array = np.random.default_rng(1).integers(0, 256, (16, 16, 5), dtype=np.uint8)
+    found = it.IntGradCVInterpreter(five).interpret(array, steps=2, save_path=str(photo / "five.png"), visual=False)
+    assert found.shape == (1, 5, 16, 16)
+    assert it.LIMECVInterpreter(five, random_seed=0).interpret(array, num_samples=10, visual=False)
+    with pytest.raises(InputError, match="takes 5"):
+        it.IntGradCVInterpreter(five).interpret(str(photo / "photo.png"), visual=False)
+    with pytest.raises(InputError, match="holds no picture"):
+        pictures(np.zeros((0, 8, 8, 3), np.uint8))
+    small = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    tiny = it.IntGradCVInterpreter(small).interpret(rgba[:4, :1, :3], steps=2, save_path=str(photo / "tiny.png"), visual=False)
+    assert tiny.shape == (1, 3, 4, 1)
+
+
+def test_models_in_other_precisions(photo):
+    for dtype, expected in ((torch.float64, np.float64), (torch.bfloat16, np.float32)):
+        found = it.IntGradCVInterpreter(Cnn().to(dtype)).interpret(str(photo / "photo.png"), [1], steps=2, **QUIET)
+        assert found.dtype == expected
+        assert np.abs(found).max() > 0
+
+
+def test_what_says_nothing_is_warned_of(cnn, photo):
+    from pellucid import PellucidWarning
+
+    path = str(photo / "photo.png")
+    with pytest.warns(PellucidWarning, match="all attributions are zero"):
+        it.IntGradCVInterpreter(lambda x: cnn(x).detach()).interpret(path, steps=2, **QUIET)
+    with pytest.warns(PellucidWarning, match="NaN or infinite"):
+        it.IntGradCVInterpreter(lambda x: cnn(x) * torch.nan).interpret(path, [1], steps=2, **QUIET)
+    one = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    with pytest.raises(TargetError, match="no probability"):
+        it.IntGradCVInterpreter(one).interpret(path, steps=2, **QUIET)
+
+
+def test_tokenizers_names_are_kept_whatever_the_order(words):
+    from pellucid import PellucidWarning
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = words
+
+        def forward(self, *args, **kwargs):
+            return self.inner(*args, **kwargs)
+
+    plain = it.IntGradNLPInterpreter(words).interpret("good film", Tokenizer(), label=[0], steps=3)
+    np.testing.assert_array_equal(it.IntGradNLPInterpreter(Wrapped()).interpret("good film", Tokenizer(), label=[0], steps=3), plain)
+
+    class Fewer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = words
+
+        def forward(self, input_ids, attention_mask):
+            assert bool(attention_mask.all())
+            return self.inner(input_ids, attention_mask)
+
+    with pytest.warns(PellucidWarning, match="token_type_ids"):
+        found = it.IntGradNLPInterpreter(Fewer()).interpret("good film", Tokenizer(), label=[0], steps=3)
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_global_weights_know_what_their_features_look_like(cnn, photo):
+    paths = [str(photo / n) for n in ("photo.png", "mirrored.png")]
+    one = it.GLIMECVInterpreter(cnn, random_seed=0, clusters=5)
+    one.compute_global_weights("normlime", list_file_paths=paths, save_path=photo / "g.npy")
+    other = it.GLIMECVInterpreter(cnn, random_seed=0, clusters=5)
+    with pytest.raises(InputError, match="mean nothing"):
+        other.set_global_weights({0: {1: 1.0}})
+    other.set_global_weights(photo / "g.npy")
+    options = {"prior_method": "ridge", "prior_reg_force": 100.0, "num_samples": 40, **QUIET}
+    assert one.interpret(paths[0], **options) == other.interpret(paths[0], **options)
+    with pytest.raises(OptionError, match="'none' or 'ridge'"):
+        it.LIMEPriorInterpreter(cnn, "cpu")
+
+
+def test_records_of_texts():
+    record = it.VisualizationTextRecord(["a", "<b>", "c"], [0.5, -0.5, 0.0], 1, 0, 0.7, 1)
+    page = it.visualize_text([record, record])
+    text = page if isinstance(page, str) else page.data
+    assert text.count("&lt;b&gt;") == 2
+    assert "0 (0.70)" in text
+    with pytest.raises(InputError, match="3 words"):
+        it.visualize_text([it.VisualizationTextRecord(["a", "b", "c"], [0.5], 1, 0, 0.7, 1)])

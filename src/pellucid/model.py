@@ -78,6 +78,14 @@ class Foreign(nn.Module):
         """Its layers that are in train mode and behave otherwise there."""
         return []
 
+    def modes(self) -> Any:
+        """The mode of everything inside."""
+        return self.training
+
+    def restore(self, modes: Any) -> None:
+        """Back to what `modes` said."""
+        self.train(modes)
+
 
 def in_train_mode(roots: tuple[nn.Module, ...]) -> list[str]:
     """The layers that behave otherwise in training (dropout, normalisation by batch statistics) and are in that mode."""

@@ -126,6 +126,15 @@ class Bridge(Foreign):
         names = self.layer.named_sublayers(include_self=True)
         return [name or type(layer).__name__ for name, layer in names if layer.training and _acts(_paddle().nn, layer)]
 
+    def modes(self) -> Any:
+        """The mode of every layer inside."""
+        return [(layer, layer.training) for layer in self.layer.sublayers(include_self=True)]
+
+    def restore(self, modes: Any) -> None:
+        """Back to what `modes` said."""
+        for layer, training in modes:
+            layer.training = training
+
     def extra_repr(self) -> str:
         """The layer, in Paddle's words."""
         return repr(self.layer)

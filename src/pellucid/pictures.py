@@ -11,13 +11,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
 from .errors import FileError, InputError
 
 __all__ = ["IMAGENET", "Pictures", "Statistics", "pictures", "statistics_of"]
 
+COLOURS = (1, 2, 3, 4)  # grey, grey with opacity, colour, colour with opacity
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 RULE = "give a path, a PIL image, uint8 (H, W[, 3]) or (B, H, W[, 3]), numbers (B, C, H, W) as the model gets them, or a list of these"
 
 
@@ -53,7 +55,7 @@ GREY = Statistics((0.449,), (0.226,))
 
 
 def statistics_of(model: Any) -> Statistics:
-    """What the model's own configuration says (timm's `pretrained_cfg`), else ImageNet's, for as many channels as it takes."""
+    """What the model's own configuration says (timm's `pretrained_cfg`), else ImageNet's; other than 1 or 3 channels are left in [0, 1]."""
     config = next((c for c in (getattr(model, name, None) for name in ("pretrained_cfg", "default_cfg")) if isinstance(c, Mapping)), {})
     if {"mean", "std"} <= set(config):
         return Statistics(tuple(config["mean"]), tuple(config["std"]))
@@ -62,7 +64,9 @@ def statistics_of(model: Any) -> Statistics:
         if isinstance(model, nn.Module)
         else None
     )
-    return GREY if first is not None and first.in_channels == 1 else IMAGENET
+    taken = 3 if first is None else first.in_channels
+    known = {1: GREY, 3: IMAGENET}
+    return known.get(taken, Statistics((0.0,) * taken, (1.0,) * taken))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,21 +143,28 @@ def _read(one: Any, resize_to: int | None, crop_to: int | None, channels: int) -
     if isinstance(one, Image.Image):
         if one.mode.startswith(("I", "F")):
             raise InputError(f"a picture of mode {one.mode!r} has more than 8 bits for a channel; scale it to 0-255 as uint8")
-        array = np.array(one.convert("L" if channels == 1 else "RGB"))
+        if channels not in MODES:
+            raise InputError(f"a picture file has 1, 3 or 4 channels and the model takes {channels}; give an array (B, {channels}, H, W)")
+        array = np.array(one.convert(MODES[channels]))
         array = array[..., None] if array.ndim == 2 else array
         return [_cropped(_resized(array, resize_to), crop_to)]
     array = np.asarray(one.cpu() if isinstance(one, Tensor) else one)
     if array.dtype != np.uint8 or array.ndim not in (2, 3, 4):
         raise InputError(f"an array of {array.dtype} {array.shape} is no picture; {RULE}")
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+    if not array.size:
+        raise InputError(f"an array of shape {array.shape} holds no picture; {RULE}")
+    if array.ndim == 2:
         array = array[..., None]
+    if array.ndim == 3 and array.shape[2] not in (*COLOURS, channels):
+        raise InputError(f"an array of shape {array.shape} has {array.shape[2]} channels and the model takes {channels}; {RULE}")
     batch = array if array.ndim == 4 else array[None]
-    if batch.shape[3] != channels:
-        if batch.shape[3] not in (1, 3) or channels not in (1, 3):
-            raise InputError(f"a picture has {batch.shape[3]} channels and the model takes {channels}; {RULE}")
-        mode = "L" if channels == 1 else "RGB"
-        batch = np.stack([np.array(Image.fromarray(p.squeeze()).convert(mode)).reshape(*p.shape[:2], channels) for p in batch])
-    return list(batch)
+    if batch.shape[3] == channels:
+        return list(batch)
+    if batch.shape[3] not in COLOURS or channels not in (1, 3):
+        raise InputError(f"a picture has {batch.shape[3]} channels and the model takes {channels}; {RULE}")
+    mode = "L" if channels == 1 else "RGB"
+    seen = [Image.fromarray(p[..., 0] if p.shape[2] == 1 else p) for p in batch]
+    return [np.array(p.convert(mode)).reshape(p.height, p.width, channels) for p in seen]
 
 
 def _opened(path: Path) -> Image.Image:
@@ -162,8 +173,7 @@ def _opened(path: Path) -> Image.Image:
         raise FileError(f"{str(path)!r} {what}; give the path of a picture")
     try:
         with Image.open(path) as image:
-            image.load()
-            return image.copy()
+            return ImageOps.exif_transpose(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileError(f"{str(path)!r} is not a picture that Pillow can read ({error}); give another") from error
 
@@ -185,6 +195,8 @@ def _resized(array: NDArray[np.uint8], edge: int | None) -> NDArray[np.uint8]:
 def _cropped(array: NDArray[np.uint8], size: int | None) -> NDArray[np.uint8]:
     if size is None:
         return array
+    if not isinstance(size, int):
+        raise InputError(f"crop_to is {size!r}; give one number of pixels, or None")
     height, width = array.shape[:2]
     if not 0 < size <= min(height, width):
         raise InputError(f"crop_to is {size}, and the picture is {height} x {width}; give at most its shorter edge")

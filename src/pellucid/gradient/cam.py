@@ -29,6 +29,7 @@ __all__ = ["CAMS", "LAYOUTS", "Grid", "channel_averaged", "class_activation_map"
 LAYOUTS = ("channels_first", "channels_last", "tokens")
 RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 MOST_SPECIAL = 16
+ALIKE = 1e-6  # of logarithms: proportions that cannot be told apart
 
 
 def channel_averaged(gradient: Tensor, activation: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def grid_of(shape: Sequence[int], picture: Sequence[int], layout: str | None = N
     """
     if layout is not None and layout not in LAYOUTS:
         raise OptionError(f"layout {layout!r} is unknown; choose one of {', '.join(map(repr, LAYOUTS))}")
-    found = layout or _layout(tuple(shape), len(picture))
+    found = layout or _layout(tuple(shape), tuple(picture))
     if found == "tokens":
         if len(shape) != 3:
             raise InputError(f"a layer's tensor of shape {tuple(shape)} holds no tokens; those are (examples, tokens, channels)")
@@ -122,18 +123,25 @@ def grid_of(shape: Sequence[int], picture: Sequence[int], layout: str | None = N
     return Grid(found, tuple(shape[2:] if found == "channels_first" else shape[1:-1]))
 
 
-def _layout(shape: tuple[int, ...], places: int) -> str:
+def _layout(shape: tuple[int, ...], picture: tuple[int, ...]) -> str:
+    places = len(picture)
     if len(shape) == places + 2:
-        first, last = (len(set(part)) == 1 for part in (shape[2:], shape[1:-1]))
-        if first == last and places > 1 and shape[1] != shape[-1]:
+        first, last = (_distortion(part, picture) for part in (shape[2:], shape[1:-1]))
+        if places > 1 and shape[1] != shape[-1] and abs(first - last) < ALIKE:
             raise InputError(f"a layer's tensor of shape {shape} may have its channels first or last; say which: layout='channels_first'")
-        return "channels_last" if last and not first else "channels_first"
+        return "channels_last" if last < first else "channels_first"
     if len(shape) == 3 and places == 2:
         return "tokens"
     raise InputError(
         f"a layer's tensor of shape {shape} does not lie on a picture with {places} dimensions of places; choose a layer with "
         "(examples, channels, height, width) or (examples, tokens, channels)"
     )
+
+
+def _distortion(places: tuple[int, ...], picture: tuple[int, ...]) -> float:
+    """How far the proportions of places are from the picture's."""
+    scales = [math.log(n / m) for n, m in zip(places, picture, strict=True)]
+    return max(scales) - min(scales)
 
 
 def _tokens(count: int, picture: tuple[int, ...], special: int | None) -> Grid:

@@ -5,7 +5,14 @@ out. Models are torch modules, functions, or Paddle layers.
 """
 
 from .attention import BTCVInterpreter, GACVInterpreter, GAInterpreter, RolloutInterpreter, TAMInterpreter
-from .base import Interpreter
+from .base import (
+    InputGradientInterpreter,
+    InputOutputInterpreter,
+    IntermediateLayerInterpreter,
+    Interpreter,
+    InterpreterEvaluator,
+    TransformerInterpreter,
+)
 from .cam import ConsensusInterpreter, GradCAMInterpreter, ScoreCAMInterpreter
 from .evaluators import (
     DeletionInsertion,
@@ -26,6 +33,7 @@ from .gradient import (
 from .lime import FastNormLIMECVInterpreter, GLIMECVInterpreter, LIMECVInterpreter, LIMEPriorInterpreter, NormLIMECVInterpreter
 from .lrp import LRPCVInterpreter
 from .occlusion import OcclusionInterpreter
+from .records import VisualizationTextRecord, visualize_text
 from .text import (
     BTNLPInterpreter,
     GANLPInterpreter,
@@ -54,9 +62,13 @@ __all__ = [
     "GradShapNLPInterpreter",
     "Infidelity",
     "InfidelityNLP",
+    "InputGradientInterpreter",
+    "InputOutputInterpreter",
     "IntGradCVInterpreter",
     "IntGradNLPInterpreter",
+    "IntermediateLayerInterpreter",
     "Interpreter",
+    "InterpreterEvaluator",
     "LIMECVInterpreter",
     "LIMENLPInterpreter",
     "LIMEPriorInterpreter",
@@ -76,4 +88,7 @@ __all__ = [
     "SmoothGradNLPInterpreter",
     "TAMInterpreter",
     "TrainingDynamics",
+    "TransformerInterpreter",
+    "VisualizationTextRecord",
+    "visualize_text",
 ]

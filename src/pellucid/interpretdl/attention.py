@@ -158,10 +158,11 @@ class GAInterpreter(Interpreter):
         patterns = (vis_attn_layer_pattern, txt_attn_layer_pattern)
         with evaluating(self.model):
             view = at_input(self.model, (shown.tensor, ids), _matching)
-            self.labels = [0] * len(shown)
+            self.labels, self.predicted_label, self.predicted_proba = [0] * len(shown), None, None
             image, words = relevance_matrices(view, "generic_attention", (start_layer, start_layer_text), patterns)
             side = int((image.shape[-1] - 1) ** 0.5)
             on_grid = image[0][:, 0, image.shape[-1] - side * side :].unflatten(-1, (side, side))
+            self.draw(on_grid[:, None], view, shown, visual, save_path, "generic_attention")
         found = numpy(on_grid)
         own = torch.eye(words.shape[-1], dtype=words.dtype, device=words.device)  # InterpretDL's matrix starts with it
         return numpy(words[0] + own), found[0] if len(found) == 1 else found

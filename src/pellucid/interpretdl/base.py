@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import InputError, OptionError, TargetError
+from ..errors import InputError, OptionError, TargetError, warn
 from ..explanation import Display, Explanation, Found
 from ..inputs import Tensors
 from ..model import Foreign, modules_of, undisturbed
@@ -22,7 +22,19 @@ from ..target import resolve, tensor_of
 from ..trust import health_of
 from ..view import InputView, at_input
 
-__all__ = ["GRADIENT_OF", "Interpreter", "Scored", "evaluating", "layer_named", "numpy", "show", "torch_of"]
+__all__ = [
+    "GRADIENT_OF",
+    "Interpreter",
+    "Scored",
+    "evaluating",
+    "layer_named",
+    "logits_of",
+    "numpy",
+    "paths_of",
+    "report",
+    "show",
+    "torch_of",
+]
 
 # What is differentiated, of the model's output.
 GRADIENT_OF: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -43,7 +55,12 @@ class Scored(nn.Module):
 
     def forward(self, *inputs: Any, **keywords: Any) -> Tensor:
         """`(B, classes)`."""
-        output = tensor_of(_logits(self.model(*inputs, **keywords)))
+        output = tensor_of(logits_of(self.model(*inputs, **keywords)))
+        if output.dim() == 2 and output.shape[1] == 1 and self.of != "logit":
+            raise TargetError(
+                "the model returns one number for each example, of which there is no probability; let it return one for each class: "
+                "torch.cat([-x, x], 1) / 2 for a binary logit"
+            )
         if output.dim() != 2:
             raise TargetError(
                 f"the model returns a tensor of shape {tuple(output.shape)}; interpreters are for classes: (examples, classes)"
@@ -51,7 +68,7 @@ class Scored(nn.Module):
         return GRADIENT_OF[self.of](output)
 
 
-def _logits(output: Any) -> Any:
+def logits_of(output: Any) -> Any:
     """Of a model that returns more."""
     if isinstance(output, Mapping) and "logits" in output:
         return output["logits"]
@@ -75,24 +92,19 @@ def torch_of(model: Any) -> Callable[..., Any]:
 @contextmanager
 def evaluating(model: Callable[..., Any]) -> Iterator[None]:
     """The model's modules in eval mode, and back as they were."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    roots = modules_of(model)
+    modules = [module for root in roots for module in root.modules() if not isinstance(module, Foreign)]
     modes = [module.training for module in modules]
+    foreign = [(module, module.modes()) for root in roots for module in root.modules() if isinstance(module, Foreign)]
     try:
-        if isinstance(model, nn.Module) and any(modes):
-            model.eval()
+        for root in roots:
+            root.eval()
         yield
     finally:
         for module, mode in zip(modules, modes, strict=True):
-            if module.training != mode:
-                _set_mode(module, mode)
-
-
-def _set_mode(module: nn.Module, mode: bool) -> None:
-    """Of this module alone, unless it forwards its mode to what it holds."""
-    if type(module).train is nn.Module.train:
-        module.training = mode
-    else:
-        module.train(mode)
+            module.training = mode
+        for other, kept in foreign:
+            other.restore(kept)
 
 
 class Interpreter:
@@ -102,7 +114,8 @@ class Interpreter:
         model: a torch module, a function of tensors, or a Paddle layer.
         device: kept for InterpretDL's sake: a model runs where it is, and one without parameters on the CPU.
         mean, std: what pictures in [0, 1] are normalised by; the model's own, or ImageNet's, if not given.
-        classes: names of the classes, for pictures.
+        classes: names of the classes, for pictures and labels.
+        use_cuda: as `device`.
     """
 
     def __init__(
@@ -112,6 +125,7 @@ class Interpreter:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         classes: Sequence[str] = (),
+        use_cuda: bool | None = None,
     ) -> None:
         self.user = self.model = torch_of(model)
         self.device, self.classes = device, tuple(classes)
@@ -126,7 +140,13 @@ class Interpreter:
     def pictures(self, inputs: Any, resize_to: int | None, crop_to: int | None) -> Pictures:
         """The pictures, where the model is."""
         found = pictures(inputs, resize_to, crop_to, statistics=self.statistics)
-        return Pictures(found.tensor.to(self.place), found.shown, found.statistics)
+        return Pictures(found.tensor.to(self.place, self.dtype), found.shown, found.statistics)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        parameters = self.model.parameters() if isinstance(self.model, nn.Module) else iter(())
+        return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
 
     @property
     def place(self) -> torch.device:
@@ -137,10 +157,10 @@ class Interpreter:
     def view(self, tensors: Tensors, labels: Any, of: str, keywords: Mapping[str, Any] | None = None) -> InputView:
         """The labels' scores, the predicted ones' if none are given; both are remembered as results."""
         probable = Scored(self.model)
-        with undisturbed((probable,)), torch.no_grad():
+        with undisturbed(modules_of(self.user)), torch.no_grad():
             chances = probable(*(t.clone() for t in tensors), **(keywords or {}))
-        self.predicted_label = chances.argmax(1).cpu().numpy()
-        self.predicted_proba = chances.amax(1).cpu().numpy()
+        self.predicted_label = numpy(chances.argmax(1))
+        self.predicted_proba = numpy(chances.amax(1))
         self.labels = _labels(self.numbered(labels), len(tensors[0]), chances)
         found = at_input(Scored(self.model, of), tensors, self.labels, kwargs=keywords)
         return replace(found, roots=modules_of(self.user))  # names of layers are the user's
@@ -174,7 +194,8 @@ class Interpreter:
         pooling: Any = "sum",
     ) -> None:
         """Each picture beside its attributions: shown if `visual`, saved under `save_path` if that is given."""
-        paths = _paths(save_path, len(shown))
+        report(values)
+        paths = paths_of(save_path, len(shown))
         if not visual and save_path is None:
             return
         for i, path in enumerate(paths):
@@ -186,20 +207,28 @@ class Interpreter:
         one = view.examples(slice(i, i + 1))
         with undisturbed(view.roots), torch.no_grad():
             scores = one.score(one.features)
-        picture = shown.shown[i].squeeze()
+        picture = seen(shown.shown[i])
         found = Found((values[None, None],), scores)
-        own = (np.asarray(self.predicted_label)[i : i + 1], np.asarray(self.predicted_proba)[i : i + 1])
+        known = self.predicted_label is not None and self.predicted_proba is not None
+        own = [torch.as_tensor(part[i : i + 1]) for part in (self.predicted_label, self.predicted_proba) if part is not None]
         return Explanation(
             attributions=(values[None].detach(),),
             features=(one.features[0],),
             scores=scores[0],
             method=method,
             target=f"output {label}",
-            predictions=torch.as_tensor(own[0]),
-            confidences=torch.as_tensor(own[1]),
+            predictions=own[0] if known else None,
+            confidences=own[1] if known else None,
             health=tuple(health_of(one, found)),
             display=Display("image", classes=self.classes, picture=picture, pooling=pooling),
         )
+
+
+def seen(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As a person can see it: grey without its dimension, other than three colours as their mean."""
+    if picture.shape[-1] == 1:
+        return picture[..., 0]
+    return picture if picture.shape[-1] == 3 else picture.mean(-1).astype(np.uint8)
 
 
 def _labels(labels: Any, size: int, chances: Tensor) -> list[int]:
@@ -217,13 +246,34 @@ def _labels(labels: Any, size: int, chances: Tensor) -> list[int]:
     return given
 
 
-def _paths(save_path: Any, size: int) -> list[Path | None]:
+def paths_of(save_path: Any, size: int) -> list[Path | None]:
+    """Where each picture is saved, if it is.
+
+    Raises:
+        OptionError: another number of paths than pictures, or a kind of file that cannot be drawn.
+    """
     if save_path is None:
         return [None] * size
     given = [save_path] if isinstance(save_path, str | Path) else list(save_path)
     if len(given) != size:
         raise OptionError(f"save_path has {len(given)} paths for {size} pictures; give one for each")
-    return [Path(path) for path in given]
+    found = [Path(path) for path in given]
+    for path in found:
+        if path.suffix.lower() not in DRAWN:
+            raise OptionError(f"save_path is {str(path)!r}; end it in one of {', '.join(DRAWN)}")
+    return list(found)
+
+
+DRAWN = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp", ".tif", ".tiff")
+
+
+def report(values: Tensor | Sequence[Tensor]) -> None:
+    """Warn of attributions that say nothing."""
+    together = torch.cat([v.detach().flatten().float() for v in values])
+    if not bool(together.isfinite().all()):
+        warn("finite", f"{int((~together.isfinite()).sum())} attributions are NaN or infinite: what the model returns is, or its gradient")
+    elif not bool(together.any()):
+        warn("signal", "all attributions are zero: the score does not depend on the inputs in a way that this method sees")
 
 
 def show(explained: Explanation, path: Path | None, visual: bool) -> None:
@@ -273,5 +323,11 @@ def layer_named(model: Callable[..., Any], name: str) -> nn.Module:
 
 
 def numpy(tensor: Tensor) -> NDArray[Any]:
-    """On the host."""
-    return tensor.detach().cpu().numpy()
+    """On the host; bfloat16, which numpy has not, as float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+# InterpretDL's kinds of interpreters, which differ in what they need of a model; here one base serves all.
+InputGradientInterpreter = InputOutputInterpreter = IntermediateLayerInterpreter = TransformerInterpreter = Interpreter
+InterpreterEvaluator = Interpreter

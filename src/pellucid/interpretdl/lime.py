@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 WIDTH = 0.25
+ROUNDING = 1e-7  # of the largest probability: weights that a picture would show as if they meant something
 Weights = dict[int, list[tuple[int, float]]]
 GLOBAL = Mapping[int, Mapping[int, float]]
 
@@ -102,6 +103,7 @@ class LIMECVInterpreter(Interpreter):
             for label in wanted:
                 prior = _prior(priors, wanted[0], segments, shown.shown[0], self.clustered) if strength is not None else None
                 own = fitted(kept, chances[:, label], prior, strength)
+                own = torch.where(own.abs() > ROUNDING * chances.abs().max(), own, 0.0)
                 weights[label] = sorted(enumerate(own.tolist()), key=lambda pair: -abs(pair[1]))
                 errors[label] = _explained(kept, chances[:, label], own)
             self.labels = [wanted[0]]
@@ -123,7 +125,7 @@ class LIMECVInterpreter(Interpreter):
 def segmented(picture: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Superpixels `(H, W)`, numbered from 0: scikit-image's quickshift with a deviation of 1."""
     quickshift = need("skimage.segmentation", "vision").quickshift
-    seen = picture if picture.shape[-1] == 3 else np.repeat(picture, 3, 2)
+    seen = picture if picture.shape[-1] == 3 else np.repeat(picture.mean(2, keepdims=True).astype(np.uint8), 3, 2)
     found: NDArray[np.int64] = np.asarray(quickshift(seen, sigma=1), dtype=np.int64)
     return found
 
@@ -233,7 +235,7 @@ class NormLIMECVInterpreter(_WithShared):
         `temp_data_file` is not needed: nothing is cached on disk.
         """
         results = []
-        for image in image_paths:
+        for image in [image_paths] if isinstance(image_paths, str | Path) else image_paths:
             weights = LIMECVInterpreter.interpret(self, image, None, 1, num_samples, batch_size, resize_to, crop_to, False)
             results.append((weights, self.lime_results["input"], self.lime_results["segmentation"]))
         if not results:
@@ -241,7 +243,7 @@ class NormLIMECVInterpreter(_WithShared):
         clusters = self._fit([picture for _, picture, _ in results], [segments for _, _, segments in results])
         found = _over_classes([(weights, own) for (weights, _, _), own in zip(results, clusters, strict=True)], "normlime")
         if save_path is not None:
-            saved_weights(found, save_path)
+            saved_weights(found, save_path, self._centres)
         return found
 
 
@@ -259,21 +261,24 @@ def saved_text_weights(weights: Mapping[int, Mapping[int, tuple[float, int]]], p
     saved_weights({label: dict(own) for label, own in weights.items()}, path)  # type: ignore[arg-type]
 
 
-def saved_weights(weights: GLOBAL, path: str | Path) -> None:
-    """Written as text in a .npy: `numpy.load` gives a string of JSON, and no pickle is needed."""
+def saved_weights(weights: GLOBAL, path: str | Path, centres: NDArray[np.float64] | None = None) -> None:
+    """Written as text in a .npy, with what shared features look like: `numpy.load` gives a string of JSON, and no pickle is needed."""
+    words = {"weights": {str(c): {str(k): v for k, v in own.items()} for c, own in weights.items()}}
+    words |= {} if centres is None else {"centres": centres.tolist()}
     try:
         with Path(path).open("wb") as file:
-            np.save(file, np.array(json.dumps({str(c): {str(k): v for k, v in own.items()} for c, own in weights.items()})))
+            np.save(file, np.array(json.dumps(words)))
     except OSError as error:
         raise FileError(f"cannot write the weights to {str(path)!r}: {error}; name a file in a folder that exists") from error
 
 
-def loaded_weights(path: str | Path) -> dict[int, dict[int, float]]:
-    """What `saved_weights` wrote."""
+def loaded_weights(path: str | Path) -> tuple[dict[int, dict[int, float]], NDArray[np.float64]]:
+    """What `saved_weights` wrote of superpixels: their weights, and what they look like."""
     try:
         words = json.loads(str(np.load(Path(path), allow_pickle=False)))
-        return {int(c): {int(k): float(v) for k, v in own.items()} for c, own in words.items()}
-    except (OSError, ValueError, AttributeError) as error:
+        weights = {int(c): {int(k): float(v) for k, v in own.items()} for c, own in words["weights"].items()}
+        return weights, np.array(words["centres"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise FileError(f"{str(path)!r} holds no global weights that Pellucid wrote ({error})") from error
 
 
@@ -305,12 +310,21 @@ class GLIMECVInterpreter(_WithShared):
         clusters = self._fit([r["input"] for r in results], [r["segmentation"] for r in results])
         self._global = _over_classes([(r["lime_weights"], own) for r, own in zip(results, clusters, strict=True)], g_name)
         if save_path is not None:
-            saved_weights(self._global, save_path)
+            saved_weights(self._global, save_path, self._centres)
         return {label: dict(own) for label, own in self._global.items()}
 
-    def set_global_weights(self, weights: str | Path | GLOBAL) -> None:
-        """Importances from a file or a mapping."""
-        self._global = loaded_weights(weights) if isinstance(weights, str | Path) else weights
+    def set_global_weights(self, global_weights_info: str | Path | GLOBAL) -> None:
+        """Importances from a file that was saved here, or a mapping of shared features that this object has computed.
+
+        Raises:
+            InputError: a mapping, where it is not known what its features look like.
+        """
+        if isinstance(global_weights_info, str | Path):
+            self._global, self._centres = loaded_weights(global_weights_info)
+        elif self._centres is None:
+            raise InputError("numbers of shared features mean nothing without what these look like; load the file that save_path wrote")
+        else:
+            self._global = global_weights_info
 
     def interpret(  # type: ignore[override]
         self,
@@ -357,7 +371,8 @@ class FastNormLIMECVInterpreter(_WithShared):
         """`{class: {shared feature: coefficient}}`."""
         from sklearn.linear_model import Ridge
 
-        read = [self.pictures(image, resize_to, crop_to) for image in image_paths]
+        several = [image_paths] if isinstance(image_paths, str | Path) else image_paths
+        read = [self.pictures(image, resize_to, crop_to) for image in several]
         if not read:
             raise InputError("image_paths is empty; give at least one picture")
         cells = [_grid(one.shown.shape[1:3], self.GRID) for one in read]
@@ -391,6 +406,8 @@ class LIMEPriorInterpreter(GLIMECVInterpreter):
         self, model: Any, prior_method: str = "none", device: str = "gpu:0", random_seed: int | None = None, **options: Any
     ) -> None:
         super().__init__(model, device, random_seed, **options)
+        if prior_method not in ("none", "ridge"):
+            raise OptionError(f"prior_method is {prior_method!r}; choose 'none' or 'ridge' (the device comes behind it)")
         self.prior_method = prior_method
 
     def interpreter_init(
@@ -405,7 +422,7 @@ class LIMEPriorInterpreter(GLIMECVInterpreter):
         self._global = fast.interpret(list(list_file_paths or ()), batch_size=batch_size or None)
         self._centres = fast._centres
         if weights_file_path is not None:
-            saved_weights(self._global, weights_file_path)
+            saved_weights(self._global, weights_file_path, self._centres)
 
     def interpret(  # type: ignore[override]
         self,

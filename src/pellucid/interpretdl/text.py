@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from ..attention import attention_map
 from ..batch import Run
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, warn
 from ..explanation import Display, Explanation
 from ..gradient import expected_gradients, gradient, integrated_gradients, noise_tunnel
 from ..inputs import Tensors, as_tensors
 from ..inside import at_layer
+from ..model import Foreign
 from ..perturb import groups_of
 from ..perturb.evaluate import Design, Scorer, coalitions
 from ..perturb.normlime import averaged
 from ..seeds import generator, resolve_seed
 from ..view import InputView
-from .base import Interpreter, evaluating, numpy, show
+from .base import Interpreter, evaluating, numpy, paths_of, report, show
 from .lime import fitted, of_every_class, saved_text_weights, wanted_classes
 
 __all__ = [
@@ -48,7 +49,12 @@ class Text:
 
     tensors: Tensors
     keywords: Mapping[str, Tensor] = field(default_factory=dict)
-    tokens: tuple[str, ...] = ()
+    words: Callable[[Tensor], tuple[str, ...]] = lambda ids: tuple(map(str, ids.tolist()))
+
+    @property
+    def ids(self) -> Tensor:
+        """`(B, tokens)`."""
+        return self.tensors[0]
 
 
 class _OfText(Interpreter):
@@ -65,11 +71,12 @@ class _OfText(Interpreter):
         values = list(named.values()) if named is not None else list(found) if several else [found]
         tensors = tuple(self._row(value) for value in values)
         keywords: dict[str, Tensor] = {}
-        if named is not None and set(list(named)[1:]) <= _parameters(self.model) and len(tensors) > 1:
-            keywords, tensors = dict(zip(list(named)[1:], tensors[1:], strict=True)), tensors[:1]
+        if named is not None and len(tensors) > 1 and (taken := _taken(self.model, list(named))):
+            keywords = {name: tensor for name, tensor in zip(named, tensors, strict=True) if name in taken}
+            tensors = tensors[:1]
         if tensors[0].shape[-1] == 0:
             raise InputError(f"the text {str(raw_text)[:40]!r} has no tokens; give at least one word")
-        return Text(tensors, keywords, _tokens(tokenizer, tensors[0][0]))
+        return Text(tensors, keywords, _words_by(tokenizer))
 
     def _row(self, value: Any) -> Tensor:
         tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
@@ -91,6 +98,10 @@ class _OfText(Interpreter):
 
     def _embedding(self, name: str) -> list[nn.Module]:
         modules = dict(self.model.named_modules()) if isinstance(self.model, nn.Module) else {}
+        if isinstance(self.model, Foreign):
+            raise OptionError(
+                f"the embedding runs in {self.model.framework} and cannot be watched; use LIMENLPInterpreter, which needs no layer"
+            )
         found = [module for known, module in modules.items() if known and re.search(name, known)]
         if not found and name == WORDS:
             found = [module for module in modules.values() if isinstance(module, nn.Embedding)][:1]
@@ -100,20 +111,25 @@ class _OfText(Interpreter):
 
     def _shown(self, values: Tensor, view: InputView, text: Text, visual: bool, save_path: Any, method: str, pooling: Any = "sum") -> None:
         """The tokens on their colours."""
+        report(values)
         if not visual and save_path is None:
             return
-        label = (self.labels or [0])[0]
-        explained = Explanation(
-            attributions=(values.reshape(1, values.shape[1], -1).detach().cpu(),),
-            features=(torch.zeros(1, values.shape[1], 1),),
-            scores=torch.tensor([float("nan")]),
-            method=method,
-            target=f"output {label}",
-            predictions=torch.as_tensor(self.predicted_label),
-            confidences=torch.as_tensor(self.predicted_proba),
-            display=Display("text", names=text.tokens, classes=self.classes, pooling=pooling),
+        paths = paths_of(save_path, len(values))
+        own = zip(
+            values, self.labels or [], np.asarray(self.predicted_label), np.asarray(self.predicted_proba), text.ids, paths, strict=True
         )
-        show(explained, None if save_path is None else Path(save_path), visual)
+        for row, label, predicted, chance, ids, path in own:
+            explained = Explanation(
+                attributions=(row.reshape(1, len(row), -1).detach().cpu(),),
+                features=(torch.zeros(1, len(row), 1),),
+                scores=torch.tensor([float("nan")]),
+                method=method,
+                target=f"output {label}",
+                predictions=torch.as_tensor([predicted]),
+                confidences=torch.as_tensor([chance]),
+                display=Display("text", names=text.words(ids), classes=self.classes, pooling=pooling),
+            )
+            show(explained, path, visual)
 
 
 class _Followed(nn.Module):
@@ -129,8 +145,19 @@ class _Followed(nn.Module):
         return self.model(ids, *grown, **{name: o.expand(len(ids), *o.shape[1:]) for name, o in self.keywords.items()})
 
 
-def _parameters(model: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters)
+def _taken(model: Callable[..., Any], names: Sequence[str]) -> list[str]:
+    """Which inputs behind the first the model takes by name; none where it knows none of the names."""
+    inner = model.module if isinstance(model, nn.DataParallel) else model
+    parameters = inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return list(names[1:])
+    found = [name for name in names[1:] if name in parameters]
+    if found and len(found) < len(names) - 1:
+        warn(
+            "inputs",
+            f"the model takes no {', '.join(n for n in names[1:] if n not in found)}, which the tokenizer gives; they are left out",
+        )
+    return found
 
 
 def _tokenized(tokenizer: Any, text: Any, longest: int) -> Any:
@@ -141,9 +168,9 @@ def _tokenized(tokenizer: Any, text: Any, longest: int) -> Any:
     return tokenizer(text, max_length=longest, truncation=True) if "max_length" in takes else tokenizer(text)
 
 
-def _tokens(tokenizer: Any, ids: Tensor) -> tuple[str, ...]:
+def _words_by(tokenizer: Any) -> Callable[[Tensor], tuple[str, ...]]:
     convert = getattr(tokenizer, "convert_ids_to_tokens", None)
-    return tuple(map(str, convert(ids.tolist()))) if convert is not None else tuple(map(str, ids.tolist()))
+    return lambda ids: tuple(map(str, ids.tolist() if convert is None else convert(ids.tolist())))
 
 
 class IntGradNLPInterpreter(_OfText):

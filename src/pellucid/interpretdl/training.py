@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ..dynamics import Dynamics, Recorder, forgetting, learning_epoch, outliers
 from ..errors import FileError, InputError, OptionError
-from .base import Interpreter
+from ..model import Foreign
+from ..target import tensor_of
+from .base import Interpreter, logits_of
 
 __all__ = ["BHDFInterpreter", "ForgettingEventsInterpreter", "TrainingDynamics"]
 
@@ -29,7 +31,7 @@ class ForgettingEventsInterpreter(Interpreter):
 
     def interpret(
         self,
-        train_reader: Iterable[Any],
+        train_reader: Iterable[Any] | Callable[[], Iterable[Any]],
         optimizer: torch.optim.Optimizer,
         batch_size: int | None = None,
         epochs: int = 1,
@@ -48,20 +50,50 @@ class ForgettingEventsInterpreter(Interpreter):
         trained(self, train_reader, optimizer, epochs, recorder, batch_size)
         dynamics = recorder.dynamics
         stats = stats_of(dynamics)
-        found = noisy_labels(dynamics).tolist() if find_noisy_labels else counted(dynamics)
+        found: Any = noisy_labels(dynamics).tolist() if find_noisy_labels else counted(dynamics)
         if save_path is not None:
             _written(Path(save_path), stats, found, find_noisy_labels)
         return stats, found
 
+    def find_noisy_labels(self, stats: Traces) -> list[int]:
+        """TIDY: the ids of examples learned so late that their labels look wrong, the worst first."""
+        return [int(i) for i in noisy_labels(_dynamics_of(stats))]
+
+    def compute_and_order_forgetting_stats(self, stats: Traces, epochs: int, save_path: str | Path | None = None) -> Any:
+        """`(count_forgotten, forgotten)` of statistics over so many epochs; written if a folder is named."""
+        found = counted(_dynamics_of({i: [trace[:epochs] for trace in traces] for i, traces in stats.items()}))
+        if save_path is not None:
+            _written(Path(save_path), stats, found, False)
+        return found
+
+
+def _dynamics_of(stats: Traces) -> Dynamics:
+    """Statistics as `interpret` returns them, as dynamics: a label is a prediction that was right."""
+    size, epochs = 1 + max(stats), len(next(iter(stats.values()))[0])
+    predicted, right = torch.full((size, epochs), -1), torch.zeros(size, epochs, dtype=torch.bool)
+    for index, (ok, guessed) in stats.items():
+        right[index], predicted[index] = torch.tensor(ok).bool(), torch.tensor(guessed)
+    labels = torch.where(right.any(1), predicted.gather(1, right.int().argmax(1, keepdim=True))[:, 0], -2)
+    numbers = torch.full((size, epochs), torch.nan)
+    return Dynamics(numbers, numbers, predicted, labels)
+
 
 def trained(
-    interpreter: Interpreter, reader: Iterable[Any], optimizer: torch.optim.Optimizer, epochs: int, recorder: Recorder,
+    interpreter: Interpreter, reader: Iterable[Any] | Callable[[], Iterable[Any]], optimizer: torch.optim.Optimizer, epochs: int,
+    recorder: Recorder,
     batch_size: int | None = None
 ) -> None:  # fmt: skip
     """Train by cross-entropy, and record what the model says of each example just before it learns from it."""
+    if isinstance(interpreter.model, Foreign):
+        raise OptionError(
+            f"the model runs in {interpreter.model.framework} and cannot be trained from torch; record its logits: Recorder.update"
+        )
+    if epochs > 1 and not callable(reader) and iter(reader) is reader:
+        raise InputError("train_reader can be read only once; give a loader, a list, or a function that returns a new iterator")
     for epoch in range(epochs):
-        for indices, inputs, labels in _batches(reader, batch_size):
-            logits = interpreter.model(inputs.to(interpreter.place))
+        for indices, inputs, labels in _batches(reader() if callable(reader) else reader, batch_size):
+            output = interpreter.model(inputs.to(interpreter.place, interpreter.dtype if inputs.is_floating_point() else None))
+            logits, labels = tensor_of(logits_of(output)), labels.reshape(-1)
             recorder.update(indices, logits, labels, epoch)
             loss = nn.functional.cross_entropy(logits, labels.to(logits.device).long())
             optimizer.zero_grad()
@@ -80,8 +112,9 @@ def counted(dynamics: Dynamics) -> tuple[dict[int, list[int]], dict[int, list[in
     found = forgetting(dynamics)
     counts: dict[int, list[int]] = {}
     forgotten: dict[int, list[int]] = {}
-    for i in range(len(dynamics)):
-        learned, correct, predicted = bool(found.learned[i]), dynamics.correct[i].tolist(), dynamics.predicted[i].tolist()
+    for i in dynamics.seen.any(1).nonzero().flatten().tolist():
+        seen = dynamics.seen[i]
+        learned, correct, predicted = bool(found.learned[i]), dynamics.correct[i][seen].tolist(), dynamics.predicted[i][seen].tolist()
         counts.setdefault(int(found.events[i]) if learned else -1, []).append(i)
         lost = [t + 1 for t in range(len(correct) - 1) if correct[t] and not correct[t + 1]]
         forgotten[i] = [predicted[t] for t in lost] if learned else predicted
@@ -132,8 +165,8 @@ def _written(folder: Path, stats: Traces, found: Any, noisy: bool) -> None:
 class TrainingDynamics:
     """The probabilities of all classes for every example and epoch while a model is trained. Source: Jia et al. 2023."""
 
-    def __init__(self, model: Any, device: str = "gpu:0") -> None:
-        self.interpreter = Interpreter(model, device)
+    def __init__(self, paddle_model: Any, device: str = "gpu:0") -> None:
+        self.interpreter = Interpreter(paddle_model, device)
 
     def generator(self, train_loader: Iterable[Any], optimizer: torch.optim.Optimizer, epochs: int) -> tuple[dict[int, NDArray[Any]], Any]:
         """Train, and return `{index: (epochs, classes)}` with the labels; the loader yields `(index, input, label)` batches."""
@@ -144,10 +177,10 @@ class TrainingDynamics:
         dynamics = recorder.dynamics
         chances = dynamics.chances
         assert chances is not None  # the recorder was asked for them
-        return {i: chances[i].numpy() for i in range(len(dynamics))}, dynamics.labels.numpy()
+        return {i: chances[i].numpy() for i in dynamics.seen.any(1).nonzero().flatten().tolist()}, dynamics.labels.numpy()
 
     @staticmethod
-    def transform(logits: Mapping[int, NDArray[Any]], targets: Any) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
+    def transform(logits: Mapping[int, NDArray[Any]], assigned_targets: Any) -> tuple[NDArray[np.float16], NDArray[np.int16]]:
         """`(n, epochs, classes)`, the label's probability first, then the others by their mean, largest first; and these classes.
 
         Epochs in which an example was not seen are interpolated, class by class (InterpretDL: all classes of them alike).
@@ -163,15 +196,17 @@ class TrainingDynamics:
                 raise InputError(f"example {index} was seen in no epoch; leave it out")
             places = np.arange(len(rows))
             rows = np.stack([np.interp(places, places[seen], column[seen]) for column in rows.T], 1)
-            label = int(np.asarray(targets)[index])
+            label = int(np.asarray(assigned_targets)[index])
             others = [k for k in np.argsort(-rows.mean(0), kind="stable").tolist() if k != label]
             orders.append([label, *others])
             found.append(rows[:, orders[-1]])
         return np.asarray(found, dtype=np.float16), np.asarray(orders, dtype=np.int16)
 
-    def save(self, logits: Mapping[int, NDArray[Any]], targets: Any, label_flip: Any = None, save_path: str | Path | None = None) -> Path:
+    def save(
+        self, logits: Mapping[int, NDArray[Any]], assigned_targets: Any, label_flip: Any = None, save_path: str | Path | None = None
+    ) -> Path:
         """A .npz without pickle: `td`, `labels`, and `label_flip` if it is known which labels were flipped."""
-        dynamics, labels = self.transform(logits, targets)
+        dynamics, labels = self.transform(logits, assigned_targets)
         path = Path(save_path or "assets/training_dynamics.npz")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
