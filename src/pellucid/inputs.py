@@ -112,7 +112,10 @@ def _several(feature: Tensor, baseline: Any, what: str) -> Tensor:
             f"(references, {len(feature)} or 1, ...)"
         )
     _check_values(baseline, what)
-    return baseline.detach().to(feature).expand(len(baseline), *feature.shape)
+    value = baseline.detach().to(feature)
+    if not feature.is_floating_point() and not torch.equal(value.double(), baseline.to(feature.device).double()):
+        raise InputError(f"{what} has values that the input's type {feature.dtype} cannot hold; give whole numbers, or inputs.float()")
+    return value.expand(len(baseline), *feature.shape)
 
 
 def _one_each(features: Tensors, values: Any, what: str) -> tuple[Any, ...]:

@@ -81,7 +81,8 @@ class InputView(View):
 
     def score(self, points: Tensors) -> Tensor:
         # Copies, because a model may work in place on what it is given.
-        return self.pick.scores(self.call(tuple(p.clone() for p in points)), points[0].shape[0])
+        scores = self.pick.scores(self.call(tuple(p.clone() for p in points)), points[0].shape[0])
+        return scores.to(torch.get_default_dtype()) if scores.dtype == torch.bool else scores  # truths have no differences
 
     def some(self, rows: Sequence[int]) -> InputView:
         features = tuple(f[rows.start : rows.stop] if isinstance(rows, range) else f[list(rows)] for f in self.features)

@@ -226,6 +226,7 @@ def _matrices(
         seen = attentions(view, source=source)
         each = zip(view.features, patterns, begins, strict=True)
         streams = [_stream(feature, seen, own, begin, special) for feature, own, begin in each]
+        _apart(streams, seen)
         gradients = iter(seen.gradients([layer for stream in streams for layer in stream.layers]))
         run.backwards += view.size * len(seen.scores)
         own = [[next(gradients) for _ in stream.layers] for stream in streams]
@@ -262,6 +263,22 @@ def _stream(feature: Tensor, seen: Seen, pattern: str | None, start: int, specia
         raise OptionError(f"start is {start}, and there are {len(own)} layers of attention over {count} tokens; give 0 to {len(own) - 1}")
     own = own[start:]
     return _Stream([a for _, a, _ in own], own[0][2], tuple(i for i, _, _ in own))
+
+
+def _apart(streams: Sequence[_Stream], seen: Seen) -> None:
+    """Refuse one attention for two inputs.
+
+    Raises:
+        InputError: the numbers of tokens do not tell which input an attention is over.
+    """
+    known: dict[int, int] = {}
+    for index, stream in enumerate(streams):
+        for number in stream.numbers:
+            if known.setdefault(number, index) != index:
+                raise InputError(
+                    f"the attention in {seen.found[number].name!r} may be over input {known[number]} or {index}, of as many tokens; "
+                    "say which attentions belong to each: pattern=('encoder', 'decoder')"
+                )
 
 
 def _fit(feature: Tensor, tokens: int, special: int | None) -> tuple[bool, Grid | None]:
@@ -307,6 +324,7 @@ def _weights(last: Tensor, rows: Rows) -> Tensor:
 
 def _placed(stream: _Stream, relevance: Tensor, feature: Tensor, resize: bool) -> Tensor:
     """In the shape of the input: `(T, B, N)` for ids, `(T, B, N, 1)` for embeddings, `(T, B, 1, h, w)` for pictures."""
+    relevance = relevance.to(feature.dtype) if feature.is_floating_point() else relevance
     if stream.grid is None:
         return relevance if feature.dim() == 2 else relevance.view(*relevance.shape, *(1,) * (feature.dim() - 2))
     on_grid = stream.grid.map(relevance.flatten(0, 1)[..., None])

@@ -71,10 +71,17 @@ class Seen:
 
     def gradients(self, of: Sequence[Attention]) -> list[Tensor]:
         """`(T, B, H, N, M)` of each: the gradients of the scores; zeros of what the scores do not use."""
-        each = [
-            torch.autograd.grad(total, [a.held for a in of], retain_graph=True, allow_unused=True, materialize_grads=True)
-            for total in self.scores.sum(1)
-        ]
+        if not self.scores.requires_grad:
+            raise InputError(
+                "the scores have no gradient: the model runs under torch.no_grad, or its output does not depend on its attention; "
+                "take no_grad off its forward"
+            )
+        with torch.inference_mode(False), torch.enable_grad():
+            _check_order(self.scores, of)
+            each = [
+                torch.autograd.grad(total, [a.held for a in of], retain_graph=True, allow_unused=True, materialize_grads=True)
+                for total in self.scores.sum(1)
+            ]
         parts = zip(zip(*each, strict=True), of, strict=True)
         return [torch.stack([headed(g, a.rows) for g in own]) for own, a in parts]
 
@@ -105,10 +112,43 @@ def attentions(view: View, points: Tensors | None = None, pattern: str | None = 
             )
         for own, received in zip(watch.found, names.received, strict=True):
             own.before = received
+    for own in watch.found:
+        _of_examples(own)
     chosen = [a for a in watch.found if pattern is None or a.named(pattern)]
     if not chosen:
         raise OptionError(f"no attention in a module named {pattern!r}; the attentions are in {', '.join(a.name for a in watch.found)}")
     return Seen(scores, chosen)
+
+
+def _of_examples(own: Attention) -> None:
+    """Refuse attention that is not of whole examples.
+
+    Raises:
+        InputError: windows, or heads in an order that cannot be told from examples.
+    """
+    if own.held.dim() == 4 and len(own.held) != own.rows:
+        raise InputError(
+            f"the attention in {own.name!r} has shape {tuple(own.held.shape)} for {own.rows} examples: it is of windows or parts of them, "
+            "which attention maps do not follow; use integrated_gradients or occlusion"
+        )
+
+
+def _check_order(scores: Tensor, of: Sequence[Attention]) -> None:
+    """Where examples and heads lie in one dimension, the first example's own rows must come first.
+
+    Raises:
+        InputError: heads come before examples.
+    """
+    stacked = [a for a in of if a.held.dim() == 3 and a.rows > 1]
+    if not stacked:
+        return
+    grads = torch.autograd.grad(scores[0, 0], [a.held for a in stacked], retain_graph=True, allow_unused=True, materialize_grads=True)
+    for own, gradient in zip(stacked, grads, strict=True):
+        if bool(gradient[len(own.held) // own.rows :].any()):
+            raise InputError(
+                f"the attention in {own.name!r} has heads before examples in one dimension, {tuple(own.held.shape)}; explain the examples "
+                "one by one"
+            )
 
 
 @dataclass(eq=False)

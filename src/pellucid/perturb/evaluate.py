@@ -15,7 +15,7 @@ from ..inputs import Tensors
 from ..view import View
 from .groups import Groups
 
-__all__ = ["Design", "Scorer", "coalitions", "leave_one_out"]
+__all__ = ["Design", "Scorer", "coalitions", "floating", "leave_one_out"]
 
 # (examples, numbers of the points wanted, references `(points or 1, b, ...)`) -> the points `(points, b, ...)`
 Replaced = Callable[[slice, Tensor, Tensors], Tensors]
@@ -58,7 +58,7 @@ class Scorer:
             ends, found = self._contrast(count, self._single(points))
         else:
             ends, each = self._contrast(count * self.several, self._many(points))
-            found = each.unflatten(1, (count, self.several)).mean(2)
+            found = floating(each).unflatten(1, (count, self.several)).mean(2)
         if not math.isfinite(float(found.sum())):
             self.bad += [self._named(where, found, name) for where in (~found.isfinite()).nonzero().tolist()]
         return ends, found
@@ -73,7 +73,7 @@ class Scorer:
     def _mean(self, ends: Ends) -> Tensor:
         """The mean score of all references."""
         others = self.run.scores(ends.view, self.several - 1, lambda at, steps: tuple(r[1:][steps, at] for r in self.references))
-        return (ends.there + others.sum(1)) / self.several
+        return (floating(ends.there) + floating(others).sum(1)) / self.several
 
     def _single(self, points: Replaced) -> Callable[[slice, slice], Tensors]:
         def at(examples: slice, steps: slice) -> Tensors:
@@ -95,6 +95,11 @@ class Scorer:
         which = f"example {example}" if found.shape[2] > 1 else "the batch"
         of_target = f", target {target}" if len(found) > 1 else ""
         return f"({float(found[target, number, example])}) of {which}{of_target} {name(number)}"
+
+
+def floating(scores: Tensor) -> Tensor:
+    """Scores that means and fits can be made of."""
+    return scores if scores.is_floating_point() else scores.to(torch.get_default_dtype())
 
 
 @dataclass(frozen=True)

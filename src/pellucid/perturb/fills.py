@@ -40,7 +40,7 @@ def mean(rows: Tensor | None = None) -> Fill:
 
     def fill(feature: Tensor) -> Tensor:
         if rows is not None:
-            return _fitting(rows, feature).to(feature).mean(0, keepdim=True).expand_as(feature)
+            return _fitting(rows, feature).double().mean(0, keepdim=True).expand_as(feature)
         _places(feature, "mean() of each example's own places", "give rows to take the mean of: mean(rows)")
         return feature.mean(tuple(range(2, feature.dim())), keepdim=True).expand_as(feature)
 
@@ -62,8 +62,8 @@ def blur(sigma: float | None = None) -> Fill:
     >>> bool((blur(1.0)(step).diff() > 0).all())
     True
     """
-    if sigma is not None and not sigma > 0:
-        raise OptionError(f"sigma is {sigma}; it must be positive, in places (pixels)")
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise OptionError(f"sigma is {sigma}; it must be positive and finite, in places (pixels)")
 
     def fill(feature: Tensor) -> Tensor:
         _places(feature, "blur", "give a number, mean(rows) or marginal(rows)")
@@ -113,7 +113,7 @@ def marginal(rows: Tensor | Sequence[Tensor], count: int | None = None, seed: in
 
 
 def _rows(rows: Tensor) -> Fill:
-    return lambda feature: _fitting(rows, feature).to(feature)[:, None]
+    return lambda feature: _fitting(rows, feature)[:, None]
 
 
 def others(count: int | None = None, seed: int = 0) -> Fill:
@@ -152,8 +152,11 @@ def token(number: int, keep: Sequence[int] = ()) -> Fill:
     def fill(feature: Tensor) -> Tensor:
         if feature.is_floating_point():
             raise InputError(f"token({number}) stands in for token ids, and the input is {feature.dtype}; give a number or a tensor")
+        limits = torch.iinfo(feature.dtype)
+        if number != int(number) or not limits.min <= number <= limits.max:
+            raise InputError(f"token({number}) is no value of the input's type {feature.dtype}; give a whole number that it holds")
         kept = torch.isin(feature, torch.as_tensor(list(keep), dtype=feature.dtype, device=feature.device))
-        return torch.where(kept, feature, torch.full_like(feature, number))
+        return torch.where(kept, feature, torch.full_like(feature, int(number)))
 
     return fill
 

@@ -12,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..batch import Part, Run
+from ..errors import PellucidError
 from ..inputs import Tensors
 from ..lean import HARMLESS, can_be_lean
 from ..line import NotLean, tensors_in
+from ..memory import is_out
 from ..model import undisturbed
 from ..view import InputView, View
 
@@ -44,7 +47,7 @@ def one_at_a_time(view: View, fill: Tensors, run: Run, label: str) -> Tensor | N
     def verb(block: View, at: Tensors, examples: slice, steps: slice) -> tuple[Tensor, Tensors]:
         run.count(at)
         stand_in = standing.expand(len(at[0]), *feature.shape[1:])
-        with torch.no_grad(), _First(stand_in, feature[examples].flatten(1), change[examples], steps):
+        with torch.no_grad(), _Unread(stand_in), _First(stand_in, feature[examples].flatten(1), change[examples], steps):
             return block.score((stand_in,)), ()
 
     def keep(part: Part) -> None:
@@ -56,20 +59,56 @@ def one_at_a_time(view: View, fill: Tensors, run: Run, label: str) -> Tensor | N
         run.each(view, count, numbers, verb, keep, label)
     except NotLean:
         return None
+    except Exception as error:
+        if is_out(error) or isinstance(error, PellucidError):
+            raise
+        return None  # the model does with its input what a stand-in cannot stand
     return found[0] if _right(view, fill[0], change, found[0], run) else None
 
 
 def _right(view: View, fill: Tensor, change: Tensor, found: Tensor, run: Run) -> bool:
-    """Whether all scores are finite, and one is what a full pass gives."""
+    """Whether all scores are finite, and of each example the one with the largest change is what a full pass gives."""
     if not found.isfinite().all():
         return False
-    number = int(change[0].abs().argmax())
-    kept = (torch.arange(change.shape[1], device=fill.device) != number).view(1, *fill.shape[1:])
+    numbers = change.abs().argmax(1)
+    kept = (torch.arange(change.shape[1], device=fill.device) != numbers[:, None]).view(fill.shape)
     with undisturbed(view.roots):
-        one = view.examples(slice(0, 1))
-        full = run.score(one, (torch.where(kept, view.features[0][:1], fill[:1]),))[0]
-    close = torch.isclose(found[:, number, :1], full, rtol=1e-4, atol=1e-5 * float(found.abs().max()))
-    return bool(close.all())
+        full = run.score(view, (torch.where(kept, view.features[0], fill),))[0]
+    own = found.gather(1, numbers.expand(len(found), 1, -1))[:, 0]
+    rounding = torch.finfo(found.dtype).eps ** 0.5 * 0.3
+    return bool(torch.isclose(own, full, rtol=rounding, atol=rounding * float(found.abs().max())).all())
+
+
+class _Unread(TorchDispatchMode):
+    """Ends the pass where the stand-in is read: below functions, so that what runs in a script is seen too."""
+
+    def __init__(self, stand_in: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._own = {stand_in.untyped_storage().data_ptr()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if any(t.untyped_storage().data_ptr() in self._own for t in tensors_in((*args, *(kwargs or {}).values())) if t.numel()):
+            if func.overloadpacket.__name__ not in MOVED:
+                raise NotLean
+            self._own |= {t.untyped_storage().data_ptr() for t in tensors_in([found])}
+        return found
+
+
+# What a stand-in may go through on the way to its linear layer.
+MOVED = {
+    "view",
+    "_unsafe_view",
+    "expand",
+    "alias",
+    "detach",
+    "clone",
+    "_reshape_alias",
+    "_reshape_copy",
+    "unsqueeze",
+    "squeeze",
+    "_to_copy",
+}
 
 
 class _First(TorchFunctionMode):
@@ -84,9 +123,9 @@ class _First(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in HARMLESS or not any(id(t) in self._aliases for t in tensors_in((*args, *kwargs.values()))):
             return func(*args, **kwargs)
-        if func is F.linear and self._is_row(args[0]):
+        if func is F.linear and args and self._is_row(args[0]):
             return self._linear(*args, **kwargs)
-        if func in KEEPING and id(args[0]) in self._aliases:
+        if func in KEEPING and args and id(args[0]) in self._aliases:
             found = args[0] if func is Tensor.clone else func(*args, **kwargs)
             self._aliases[id(found)] = found
             return found
@@ -99,6 +138,8 @@ class _First(TorchFunctionMode):
         return own is not None and tuple(own.shape) == (rows, self._features.shape[1])
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight.dim() != 2:
+            raise NotLean
         columns = weight[:, self._steps].T.contiguous()
         before = F.linear(self._features, weight, bias)
         changed = self._change[:, self._steps].T[:, :, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..batch import Ends, Run
 from ..explanation import Check, Found
-from ..inputs import Tensors
+from ..inputs import Tensors, accurate
 from ..model import undisturbed
 from ..seeds import resolve_seed
 from ..view import InputView, View
@@ -137,8 +137,9 @@ def occlusion(view: View, baselines: Tensors, windows: Sequence[Window], run: Ru
     else:
         ends, scores = run.settle(view, baselines), parts
     falls = ends.here[:, None] - scores
+    falls = falls.to(accurate(falls.dtype)) if falls.is_floating_point() else falls
     totals = [falls.new_zeros(len(falls), falls.shape[2], *x.shape[1:]) for x in view.features]
-    covered = [torch.zeros(x.shape[1:], dtype=falls.dtype, device=falls.device) for x in view.features]
+    covered = [torch.zeros(x.shape[1:], dtype=torch.float32, device=falls.device) for x in view.features]
     for k, window in enumerate(windows):
         box = totals[window.input][(slice(None), slice(None), *window.box)]
         box += falls[:, k].view(*falls[:, k].shape, *(1,) * len(window.box))

@@ -15,7 +15,7 @@ from ..explanation import Found
 from ..inputs import Tensors, accurate
 from ..seeds import generator, resolve_seed, spread_of
 from ..view import View
-from .evaluate import Scorer
+from .evaluate import Scorer, floating
 
 __all__ = ["rise"]
 
@@ -42,7 +42,7 @@ class _Masks:
         shifts = [int(torch.randint(c, (1,), generator=source)) for c in cell]
         for axis, (shift, n) in enumerate(zip(shifts, places, strict=True)):
             wide = wide.narrow(2 + axis, shift, n)
-        return wide.to(feature)
+        return wide.to(feature) if feature.is_floating_point() else (wide >= 0.5).to(feature)  # whole numbers are seen or not
 
     def rows(self, features: Tensors, steps: Sequence[int]) -> Tensors:
         """`(steps, 1, ...)` for each feature tensor."""
@@ -88,16 +88,21 @@ def rise(
         return tuple(torch.where(m > 0, m * x[examples] + (1 - m) * b, b) for m, x, b in parts)
 
     ends, scores = scorer.scores(samples, points, lambda number: f"under mask {number} of seed {seed}")
-    wide = scores.to(accurate(scores.dtype))
+    wide = floating(scores).to(accurate(floating(scores).dtype))
     above = wide - wide.mean(1, keepdim=True)
     halves = [_weighted(masks, view.features, above, range(parity, samples, 2)) for parity in range(2)]
     totals = tuple(a + b for a, b in zip(*halves, strict=True))
     one, other = (tuple(2 * t for t in half) for half in halves)
     spread = spread_of(one, other, totals) if samples > 1 else None
-    values = tuple(
-        (t / (seen * samples)).to(x.dtype if x.is_floating_point() else t.dtype) for t, x in zip(totals, view.features, strict=True)
-    )
+    shown = [seen * samples if x.is_floating_point() else _shown(masks, view.features, samples, i) for i, x in enumerate(view.features)]
+    values = tuple((t / s).to(x.dtype if x.is_floating_point() else t.dtype) for t, s, x in zip(totals, shown, view.features, strict=True))
     return Found(values, ends.here, ends.there, scorer.baselines, spread=spread, seed=seed, pooling="mean", checks=scorer.checks)
+
+
+def _shown(masks: _Masks, features: Tensors, samples: int, which: int) -> Tensor:
+    """How often each whole number was seen, `(1, ...)`."""
+    total = sum((masks.of(features[which], step, which).float() for step in range(samples)), torch.zeros(()))
+    return total.clamp_min(1.0)
 
 
 def _weighted(masks: _Masks, features: Tensors, scores: Tensor, chosen: range) -> Tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from ..batch import Ends
 from ..errors import OptionError
 from ..explanation import Check
 from .estimators import Averages
-from .evaluate import Design, Scorer, coalitions
+from .evaluate import Design, Scorer, coalitions, floating
 from .groups import Groups
 
 __all__ = ["Sampled", "Sampler", "Until", "sampled"]
@@ -62,13 +63,15 @@ class Until:
         ranked, errors = size.gather(0, order), found.errors.gather(0, order)
         apart = errors[:-1].square() + errors[1:].square()
         known = TIED * found.values.norm(dim=0)
-        return bool(((-ranked.diff(dim=0) > APART * apart.sqrt()) | (apart.sqrt() <= known)).all())
+        settled = (-ranked.diff(dim=0) > APART * apart.sqrt()) | (apart.sqrt() <= known)
+        return bool((settled | ~found.values.isfinite().all(0)).all())
 
 
 def error_of(found: Averages) -> float:
-    """The largest relative standard error of the examples."""
+    """The largest relative standard error of the examples; those without values, whose scores are NaN, have no say."""
     size, error = found.values.double().norm(dim=0), found.errors.double().norm(dim=0)
-    return float(torch.where(error > 0, error / size, 0.0).max())
+    relative = torch.where(error > 0, error / size, 0.0)[found.values.isfinite().all(0)]
+    return float(relative.max()) if len(relative) else math.inf
 
 
 class Sampler(ABC):
@@ -112,12 +115,12 @@ def sampled(scorer: Scorer, groups: Groups, sampler: Sampler, until: int | Until
         scorer.label = f"{label}, round {rounds}"
         try:
             added = table.add(sampler.more(total))
+            found = table.estimate(sampler)
         except KeyboardInterrupt:
             if rounds == 1:
                 raise
             words = "interrupted "
             break
-        found = table.estimate(sampler)
         if until.reached(found) or not added:
             break
     reached = until.reached(found) or not (words or until.tolerance or until.top)
@@ -139,7 +142,7 @@ def _totals(sampler: Sampler, groups: Groups, until: Until, start: float, table:
     yield total
     while table.count < sampler.most:
         total = min(int(total * GROWTH), sampler.most)
-        if until.seconds is not None:
+        if until.seconds is not None and math.isfinite(until.seconds):
             passed = time.perf_counter() - start
             affordable = int((until.seconds - passed) / passed * table.count)
             total = min(total, table.count + affordable - affordable % 2)
@@ -168,8 +171,8 @@ class _Table:
     def add(self, kept: Tensor) -> int:
         if len(kept) or self._scorer.ends is None:
             _, scores = coalitions(self._scorer, self._groups, Design.of(kept))
-            self._parts.append(scores.transpose(0, 1).flatten(1))
+            self._parts.append(floating(scores).transpose(0, 1).flatten(1))
         return len(kept)
 
     def estimate(self, sampler: Sampler) -> Averages:
-        return sampler.estimate(torch.cat(self._parts), self.ends.here.flatten(), self.ends.there.flatten())
+        return sampler.estimate(torch.cat(self._parts), floating(self.ends.here).flatten(), floating(self.ends.there).flatten())

@@ -101,10 +101,9 @@ class Orders(Sampler):
 
     def more(self, total: int) -> Tensor:
         had, steps = len(self._orders), self._groups - 1
-        added = max(2, total // steps) - had
+        added = max(2, total // steps // 2 * 2) - had  # an order with its reverse makes one sample
         if added <= 0:
             return torch.zeros(0, self._groups, dtype=torch.bool)
-        added += added % 2 if had else 0
         orders = permutations(self._groups, added, self._seed + had, self._unions)
         self._orders = torch.cat([self._orders, orders])
         return (orders.argsort(1)[:, None, :] < torch.arange(1, self._groups)[None, :, None]).flatten(0, 1)

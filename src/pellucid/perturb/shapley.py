@@ -13,10 +13,11 @@ from ..errors import OptionError
 from ..explanation import Check, Found
 from ..inputs import Tensors
 from ..memory import bytes_per_example
+from ..model import undisturbed
 from ..seeds import resolve_seed
 from ..view import View
 from .estimators import banzhaf_of_all, interactions_of_all, shapley_of_all
-from .evaluate import Design, Scorer, coalitions
+from .evaluate import Design, Scorer, coalitions, floating
 from .groups import Groups, few_enough, groups_of, per_feature, unions_of
 from .rounds import Until, sampled
 from .samplers import MOST_PAIRS, Halves, Orders, Pairs, Sampler
@@ -139,7 +140,7 @@ def owen(
     members = unions_of(groups, unions)
     scorer = Scorer(view, baselines, run, "owen")
     needed = 2.0 ** (len(members) - 1) * sum(2.0 ** len(union) for union in members)
-    asked = evaluations if evaluations is not None else 4096 if needed <= 4096 else 2048 + 2 * groups.count
+    asked = _asked(groups.count, evaluations, 4096 if needed <= 4096 else 2048 + 2 * groups.count, 0)
     if needed <= (asked if until is None else 2**EXACT_UNTIL):
         return _owen_of_all(scorer, groups, members)
     return _of_some(scorer, groups, Orders(groups.count, seed, members), until or asked, "completeness", seed)
@@ -172,6 +173,8 @@ def _asked(groups: int, evaluations: int | None, usual: int, exact: int) -> int:
 
 def _fits(groups: int, asked: int, until: Until | None) -> bool:
     """Whether all coalitions are evaluated."""
+    if groups < 2:
+        return True
     if until is not None:
         return groups <= EXACT_UNTIL and until.seconds is None
     return groups <= EXACT_GROUPS and 2**groups - 2 <= asked
@@ -187,7 +190,7 @@ def _every(scorer: Scorer, groups: Groups) -> tuple[Tensor, Ends, Tensor]:
     kept = every(groups.count)
     ends, scores = coalitions(scorer, groups, Design.of(kept[1:-1]))
     table = torch.cat([ends.there[:, None], scores, ends.here[:, None]], 1)
-    return kept, ends, table.transpose(0, 1).flatten(1)
+    return kept, ends, floating(table.transpose(0, 1).flatten(1))
 
 
 def _of_all(scorer: Scorer, groups: Groups, estimate: Callable[[Tensor, Tensor], Tensor], law: str) -> Found:
@@ -197,7 +200,7 @@ def _of_all(scorer: Scorer, groups: Groups, estimate: Callable[[Tensor, Tensor],
 
 def _of_some(scorer: Scorer, groups: Groups, sampler: Sampler, until: int | Until, law: str, seed: int) -> Found:
     ends, averages, checks = sampled(scorer, groups, sampler, until)
-    known = bool(averages.errors.isfinite().all())
+    known = bool(averages.errors.isfinite().any())
     return _found(scorer, groups, ends, averages.values, averages.errors if known else None, law, checks, seed)
 
 
@@ -206,6 +209,7 @@ def _owen_of_all(scorer: Scorer, groups: Groups, members: list[list[int]]) -> Fo
     blocks = [_company(groups.count, members, own) for own in range(len(members))]
     kept, where = torch.unique(torch.cat(blocks), dim=0, return_inverse=True)
     ends, scores = coalitions(scorer, groups, Design.of(kept))
+    scores = floating(scores)
     table = scores.transpose(0, 1).flatten(1).double()[where.to(scores.device)]
     values = table.new_zeros(groups.count, table.shape[1])
     sizes = every(len(members) - 1).sum(1).tolist()
@@ -230,7 +234,8 @@ def _company(groups: int, members: list[list[int]], own: int) -> Tensor:
 def _by_price(view: View, groups: Groups, evaluations: int | None, seed: int, check: bool, run: Run) -> Sampler:
     """Where an evaluation is dear, the estimator that makes the most of each; not by a clock, so that an answer can be repeated."""
     few = evaluations is None or evaluations <= 2 * MOST_PAIRS
-    return Pairs(groups.count, seed, few and bytes_per_example(view, run.count) >= DEAR, check)
+    with undisturbed(view.roots):
+        return Pairs(groups.count, seed, few and bytes_per_example(view, run.count) >= DEAR, check)
 
 
 # (view, groups, coalitions if they are known, seed, whether errors are wanted, run) -> what samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,8 +21,6 @@ from .groups import Groups, few_enough, groups_of, per_feature
 from .rounds import Sampler, Until, sampled
 
 __all__ = ["SURROGATES", "lime", "weighted_lasso", "weighted_ridge"]
-
-TINY = 1e-30
 
 # (coalitions (m, n), scores (m, K), weights (m, 1 or K), strength) -> coefficients (n, K)
 Surrogate = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -75,9 +74,9 @@ def lime(
     scorer, sampler = Scorer(view, baselines, run, "lime"), _Nearby(groups.count, seed, width, surrogate, alpha)
     ends, averages, checks = sampled(scorer, groups, sampler, samples if until is None else until)
     whole, errors = (found.unflatten(1, (len(ends.here), -1)).transpose(0, 1) for found in averages)
-    known, size = bool(errors.isfinite().all()), whole.norm(dim=1)
+    known, size = bool(errors.isfinite().any()), whole.norm(dim=1).clamp_min(torch.finfo(whole.dtype).tiny)
     return Found(
-        per_feature(groups, whole, view.features), ends.here, spread=errors.norm(dim=1) / size.clamp_min(TINY) if known else None,
+        per_feature(groups, whole, view.features), ends.here, spread=errors.norm(dim=1) / size if known else None,
         seed=seed, notes={"groups": whole}, pooling="sum" if groups.single else "mean", checks=checks,
         errors=per_feature(groups, errors, view.features) if known else None
     )  # fmt: skip
@@ -101,7 +100,10 @@ class _Nearby(Sampler):
         together = torch.cat([full[None], scores]).double()
         nearness = (1 - rows.mean(1).sqrt()).square().div(-(self._width**2)).exp()[:, None]
         alpha = _strength(self._surrogate, self._alpha, together)
-        found = SURROGATES[self._surrogate](rows, together, nearness, alpha)
+        fit = SURROGATES[self._surrogate]
+        if self._surrogate == "lasso" and self._alpha is None:
+            fit = partial(weighted_lasso, absolute=False)
+        found = fit(rows, together, nearness, alpha)
         errors = torch.full_like(found, math.inf)
         if self._surrogate != "lasso":
             mean = (nearness * rows).sum(0) / nearness.sum(0)
@@ -118,9 +120,8 @@ def centred_by(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _strength(surrogate: str, alpha: float | None, scores: Tensor) -> float:
-    if alpha is not None:
-        return alpha
-    return {"ridge": 1.0, "lasso": 0.01 * float(scores.std())}.get(surrogate, 0.0)
+    """Of a lasso in parts of the spread of each column's scores, where none is given."""
+    return alpha if alpha is not None else {"ridge": 1.0, "lasso": 0.01}.get(surrogate, 0.0)
 
 
 def weighted_ridge(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float = 0.0) -> Tensor:
@@ -137,14 +138,15 @@ def weighted_ridge(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float =
     return found
 
 
-def weighted_lasso(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float) -> Tensor:
-    """Scikit-learn's lasso of each column, `(n, K)`."""
+def weighted_lasso(rows: Tensor, scores: Tensor, weights: Tensor, alpha: float, absolute: bool = True) -> Tensor:
+    """Scikit-learn's lasso of each column, `(n, K)`; with a penalty in parts of the column's deviation if not `absolute`."""
     from sklearn.linear_model import Lasso
 
     shared = weights.expand(-1, scores.shape[1])
     found = torch.full((rows.shape[1], scores.shape[1]), math.nan, dtype=torch.float64)
     for k in scores.isfinite().all(0).nonzero().flatten().tolist():
-        fitted = Lasso(alpha=alpha).fit(rows.cpu().numpy(), scores[:, k].cpu().numpy(), shared[:, k].cpu().numpy())
+        own = alpha if absolute else alpha * max(float(scores[:, k].std()), math.sqrt(torch.finfo(torch.float64).tiny))
+        fitted = Lasso(alpha=own).fit(rows.cpu().numpy(), scores[:, k].cpu().numpy(), shared[:, k].cpu().numpy())
         found[:, k] = torch.as_tensor(fitted.coef_)
     return found.to(scores)
 

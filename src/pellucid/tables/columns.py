@@ -97,7 +97,9 @@ def like_one(column: Any, value: float) -> Any:
 def both_of(column: Any, more: Any) -> Any:
     """A column with another's cells below; values stay as they are, types widen if they must."""
     if isinstance(column, Tensor):
-        return torch.cat([column, torch.as_tensor(more if isinstance(more, Tensor) else values_of(more)).to(column)])
+        below = torch.as_tensor(more if isinstance(more, Tensor) else values_of(more)).to(column.device)
+        wide = torch.promote_types(column.dtype, below.dtype)
+        return torch.cat([column.to(wide), below.to(wide)])
     if isinstance(column, np.ndarray):
         if column.dtype == object:
             return np.concatenate([column, objects_of(values_of(more))])

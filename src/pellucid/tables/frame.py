@@ -201,7 +201,7 @@ def _as_tensor(table: Table, model: nn.Module) -> Table:
 def _floats(name: str, column: Any) -> Array:
     found = numbers_of(column)
     if found is None:
-        wrong = next(value for value in values_of(column) if not isinstance(value, Real))
+        wrong = next((value for value in values_of(column) if not isinstance(value, Real)), f"cells of type {column.dtype}")
         raise InputError(
             f"column {name!r} holds {wrong!r}, and a torch module takes numbers; give a function that encodes the table as model"
         )

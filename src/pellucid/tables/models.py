@@ -86,6 +86,11 @@ def _tensor(output: Any, ask: str, model: Any) -> Tensor:
     """
     if isinstance(output, Tensor):
         return output
+    if isinstance(output, list) and output and isinstance(output[0], np.ndarray):
+        raise OutputError(
+            f"the model returned {len(output)} arrays, one for each of its outputs; give a function that returns one of them: "
+            "lambda rows: model.predict_proba(rows)[0]"
+        )
     found = np.asarray(output)
     if ask == "predict" and classes_of(model):
         found = found[:, None] == np.asarray(model.classes_)
