@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -89,6 +90,15 @@ def ink_on(colour: str) -> str:
     return "#ffffff" if linear @ (0.2126, 0.7152, 0.0722) < 0.179 else "#111111"
 
 
+PER_INCH = 13  # letters of a label
+
+
+def _wrapped(figure: Figure, axes: Axes, label: str) -> str:
+    """In lines that are no longer than the bar is tall."""
+    tall = axes.get_position().height * figure.get_size_inches()[1]
+    return "\n".join(textwrap.wrap(label, max(14, int(tall * PER_INCH))))
+
+
 def colour_bar(
     figure: Figure,
     axes: Axes,
@@ -106,6 +116,6 @@ def colour_bar(
     ticks = np.linspace(low, high, 5 if used.low else 3) if shown.unit else np.zeros(1)
     bar.set_ticks(ticks.tolist(), labels=[number(tick, 2) for tick in ticks])
     bar.ax.tick_params(labelsize=8.5)
-    bar.set_label(label, fontsize=9)
+    bar.set_label(_wrapped(figure, axes, label) if orientation == "vertical" else label, fontsize=9)
     bar.outline.set_linewidth(0.4)
     return bar

@@ -20,6 +20,7 @@ from .scale import Scaled, scaled
 __all__ = ["draw_image"]
 
 SIDE = 2.7
+BAR = 1.45  # inches for a colour bar, its numbers and a label in lines
 
 
 def draw_image(
@@ -75,7 +76,7 @@ def _panels(shown: Scaled, number: int, words: Sequence[str], barred: bool) -> t
     height, width = shown.values.shape
     tall, top = SIDE * min(max(height / width, 0.4), 2.5), 0.25 if number > 1 else 0.0
     below, beside = barred and number == 1, barred and number > 1
-    page = sheet((SIDE + MARGIN) * number + MARGIN + beside, top + tall + MARGIN + 0.55 * below, words, shown.notes)
+    page = sheet((SIDE + MARGIN) * number + MARGIN + BAR * beside, top + tall + MARGIN + 0.55 * below, words, shown.notes)
     panels = [page.axes(MARGIN + (SIDE + MARGIN) * i, top, SIDE, tall) for i in range(number)]
     for panel in panels:
         bare(panel)
