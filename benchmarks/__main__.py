@@ -44,7 +44,7 @@ def main() -> None:
 
 
 # Scripts with tables of their own.
-TABLES = ("occlusion", "shapley", "completeness")
+TABLES = ("occlusion", "shapley", "completeness", "paddle_bridge")
 
 
 def _printed(name: str) -> list[str]:
