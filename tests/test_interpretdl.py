@@ -150,8 +150,6 @@ def test_batch_is_loop(cnn, vit, photo, name):
     whole = getattr(it, name)(model).interpret(paths, **options)
     for i, path in enumerate(paths):
         alone = getattr(it, name)(model).interpret(path, **options)
-        if name == "LRPCVInterpreter":  # its box is of all pictures, as InterpretDL's
-            continue
         np.testing.assert_allclose(whole[i : i + 1], alone, rtol=1e-4, atol=1e-6)
 
 

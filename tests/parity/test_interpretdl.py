@@ -213,3 +213,42 @@ def test_picture_and_text(net, number):
 
 def test_pictures_are_normalised_alike():
     torch.testing.assert_close(IMAGENET.normalised(given("pictures")), torch.from_numpy(given("pictures_normalised")))
+
+
+def by_gradient(layer, x, relevance):
+    """`x * dz/dx (R / z)`, nothing where there is nothing to share."""
+    x = x.detach().requires_grad_()
+    z = layer(x)
+    share = torch.where(z.abs() > 0, relevance / torch.where(z == 0, 1.0, z), 0.0)
+    return (x * torch.autograd.grad(z, x, share)[0]).detach()
+
+
+def test_lrp_is_alpha_one_beta_zero_with_a_box_at_the_first_layer(net):
+    """Layer by layer, as section 1.7 of the facts about InterpretDL writes it."""
+    cnn = net["cnn"].double()
+    x = IMAGENET.normalised(given("pictures")).double()
+    low, high = (getattr(x.float().flatten(1), end)(1).double().view(-1, 1, 1, 1) for end in ("amin", "amax"))
+    with torch.no_grad():
+        a1 = cnn.relu1(cnn.conv1(x))
+        p1 = cnn.pool1(a1)
+        a2 = cnn.relu2(cnn.conv2(p1))
+        flat = cnn.pool2(a2).flatten(1)
+        logits = cnn.fc(flat)
+    labels = logits.argmax(1)
+    relevance = torch.zeros_like(logits).scatter(1, labels[:, None], logits.gather(1, labels[:, None]))
+    positive = lambda layer, f: lambda v: f(v, layer.weight.detach().clamp(min=0))  # noqa: E731
+    relevance = by_gradient(positive(cnn.fc, torch.nn.functional.linear), flat, relevance)
+    relevance = by_gradient(cnn.pool2, a2, relevance[..., None, None])
+    convolved = lambda v, w: torch.nn.functional.conv2d(v, w, padding=1)  # noqa: E731
+    relevance = by_gradient(positive(cnn.conv2, convolved), p1, relevance)
+    relevance = by_gradient(cnn.pool1, a1, relevance)
+    weight = cnn.conv1.weight.detach()
+    up, down = weight.clamp(min=0), weight.clamp(max=0)
+    parts = [v.detach().clone().requires_grad_() for v in (x, low.expand_as(x), high.expand_as(x))]
+    z = convolved(parts[0], weight) - convolved(parts[1], up) - convolved(parts[2], down)
+    grads = torch.autograd.grad(z, parts, relevance / z)
+    expected = sum(v * g for v, g in zip(parts, grads, strict=True)).detach().sum(1, keepdim=True)
+    torch.testing.assert_close(expected.sum((1, 2, 3)), logits.gather(1, labels[:, None])[:, 0])  # nothing is lost
+    found = it.LRPCVInterpreter(cnn).interpret(given("pictures"), visual=False)
+    cnn.float()
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5 * np.abs(expected.numpy()).max())

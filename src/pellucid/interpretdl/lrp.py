@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..rules import lrp
-from ..rules.lrp import COMPOSITES
-from ..rules.relevance import z_box
+from ..rules.lrp import Composite, everywhere
+from ..rules.relevance import z_box, z_plus
 from .base import Interpreter, evaluating, numpy
 
 __all__ = ["LRPCVInterpreter"]
+
+
+def rules(picture: Tensor) -> Composite:
+    """Of one picture, whose own range is the box; biases get nothing."""
+    return (("first", z_box(float(picture.min()), float(picture.max()))), *everywhere(z_plus(bias=False)))
 
 
 class LRPCVInterpreter(Interpreter):
@@ -32,10 +39,9 @@ class LRPCVInterpreter(Interpreter):
     ) -> NDArray[np.float32]:
         """`(B, 1, H, W)`."""
         shown = self.pictures(inputs, resize_to, crop_to)
-        low, high = float(shown.tensor.min()), float(shown.tensor.max())
         with evaluating(self.model):
             view = self.view((shown.tensor,), label, "logit")
-            composite = (("first", z_box(low, high)), *COMPOSITES["z_plus"])
-            values = lrp(view, composite).values[0][0].sum(1, keepdim=True)
+            each = [lrp(view.some([i]), rules(x)).values[0][0].sum(1, keepdim=True) for i, x in enumerate(shown.tensor)]
+            values = torch.cat(each)
             self.draw(values, view, shown, visual, save_path, "lrp")
         return numpy(values)

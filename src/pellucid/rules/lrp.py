@@ -43,7 +43,7 @@ from .rewrites import REWRITES, gated, with_constant_scales
 from .secants import BILINEAR, CONVOLUTIONS, IN_PIECES, POOLS, SCALE_FREE, SMOOTH, WITH_POLES
 from .spellings import MOVES, SUMS, words
 
-__all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "lrp"]
+__all__ = ["COMPOSITES", "Composite", "Pattern", "attn_lrp", "everywhere", "lrp"]
 
 # What a rule is for: a module, a class of modules, the name of an operation ("conv2d") or of modules ("features.*"),
 # "first" (weights that no others come before), or a function of the operation.
@@ -51,15 +51,16 @@ Pattern = nn.Module | type[nn.Module] | str | Callable[[Op], bool]
 Composite = Sequence[tuple[Pattern, Rule]]
 
 
-def _everywhere(rule: Rule) -> Composite:
+def everywhere(rule: Rule) -> Composite:
+    """The rule at whatever has weights."""
     return tuple((name, rule) for name in sorted(WITH_WEIGHTS))
 
 
 COMPOSITES: Mapping[str, Composite] = {
     "epsilon": (),
-    "z_plus": _everywhere(z_plus()),
-    "gamma": _everywhere(gamma()),
-    "alpha2_beta1": _everywhere(alpha_beta()),
+    "z_plus": everywhere(z_plus()),
+    "gamma": everywhere(gamma()),
+    "alpha2_beta1": everywhere(alpha_beta()),
     "epsilon_plus": (("conv*", z_plus()),),
     "epsilon_plus_flat": (("first", flat()), ("conv*", z_plus())),
     "epsilon_plus_w_square": (("first", w_square()), ("conv*", z_plus())),

@@ -235,10 +235,10 @@ def gamma(g: float = 0.25, eps: float = EPSILON) -> Rule:
     return of_weights(found)
 
 
-def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON) -> Rule:
+def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON, bias: bool = True) -> Rule:
     """LRP-alpha-beta: positive and negative contributions apart, `alpha` times the one less `beta` times the other.
 
-    Bach et al. 2015, equation 60; `alpha - beta = 1` conserves relevance.
+    Bach et al. 2015, equation 60; `alpha - beta = 1` conserves relevance, but for what the `bias` takes if it counts.
     """
     if abs(alpha - beta - 1) > 1e-6 or beta < 0:
         raise OptionError(f"alpha is {alpha} and beta {beta}; relevance is conserved if alpha - beta = 1 and beta >= 0")
@@ -247,7 +247,7 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON) -> R
         x, w, b = layer.parts
         signs = (x.clamp(min=0), w.clamp(min=0), w.clamp(max=0)), (x.clamp(max=0), w.clamp(max=0), w.clamp(min=0))
         (positive, w_up, w_down), (negative, _, _) = signs
-        up_b, down_b = (None, None) if b is None else (b.clamp(min=0), b.clamp(max=0))
+        up_b, down_b = (None, None) if b is None or not bias else (b.clamp(min=0), b.clamp(max=0))
         total = torch.zeros_like(x)
         z_up = layer.run(positive, w_up, up_b) + layer.run(negative, w_down)
         up = portion(alpha * relevance, z_up, eps, x.dtype)
@@ -261,9 +261,9 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, eps: float = EPSILON) -> R
     return of_weights(found)
 
 
-def z_plus(eps: float = EPSILON) -> Rule:
+def z_plus(eps: float = EPSILON, bias: bool = True) -> Rule:
     """LRP-z+: positive contributions only. Montavon et al. 2017, equation 13; alpha-beta with 1 and 0."""
-    return alpha_beta(1.0, 0.0, eps)
+    return alpha_beta(1.0, 0.0, eps, bias)
 
 
 def w_square(eps: float = EPSILON) -> Rule:
