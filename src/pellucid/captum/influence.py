@@ -202,7 +202,7 @@ class TracInCPFast(TracInCPBase):
         self._final: nn.Module = found
 
     def _gradients(self, model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Any, layers: Any) -> SampleGradients:
-        return weights_only(sample_gradients(model, inputs, labels, loss, [self._final]), self._final)
+        return weights_only(sample_gradients(model, inputs, labels, loss, [self._final]))
 
     def influence(  # type: ignore[override]
         self, inputs: Any, k: int | None = None, proponents: bool = True, show_progress: bool = False
@@ -215,12 +215,9 @@ class TracInCPFast(TracInCPBase):
         return self._self(inputs, None, show_progress)
 
 
-def weights_only(found: SampleGradients, layer: nn.Module) -> SampleGradients:
+def weights_only(found: SampleGradients) -> SampleGradients:
     """Without the bias of a linear layer."""
-    if layer.bias is None:
-        return found
-    parts = {name: Outer(p.left, p.right[..., :-1]) if isinstance(p, Outer) else p for name, p in found.parts.items()}
-    return SampleGradients(parts)
+    return SampleGradients({name: Outer(p.left, p.right) if isinstance(p, Outer) else p for name, p in found.parts.items()})
 
 
 class TracInCPFastRandProj(TracInCPFast):

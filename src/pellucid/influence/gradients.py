@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,24 +67,30 @@ class Dense(Part):
 
 @dataclass(frozen=True, eq=False)
 class Outer(Part):
-    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`."""
+    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`; with a `bias`, as if right had a one behind it."""
 
     left: Tensor
     right: Tensor
+    bias: bool = False
 
     def rows(self) -> Tensor:
-        found: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
-        return found
+        weights: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
+        return torch.cat([weights, self.left.sum(1)], 1) if self.bias else weights
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """The rows, for what is compared again and again."""
+        return self.rows()
 
     def dot(self, other: Outer) -> Tensor:
         (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self.right.shape[2]
         if t == s == 1:
-            return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T)
+            return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T + self.bias)
         if b * c * t * s * (o + i) < (b * t + c * s) * o * i + b * c * o * i:
             return self._by_places(other)
         size = max(1, BLOCK // (8 * o * i))
-        columns = [other._some(slice(k, k + size)).rows() for k in range(0, c, size)]
-        return torch.cat([torch.cat([rows @ column.T for column in columns], 1) for rows in self._blocks(size)])
+        own = [self._kept] if b <= size else self._blocks(size)
+        return torch.cat([torch.cat([rows @ column.T for rows in own]) for column in other._blocks(size)], 1)
 
     def _by_places(self, other: Outer) -> Tensor:
         """Place by place, without any gradient."""
@@ -92,26 +99,26 @@ class Outer(Part):
         found = []
         for start in range(0, b, size):
             left, right = (x[start : start + size].flatten(0, 1) for x in (self.left, self.right))
-            both = (left @ other.left.flatten(0, 1).T) * (right @ other.right.flatten(0, 1).T)
+            both = (left @ other.left.flatten(0, 1).T) * (right @ other.right.flatten(0, 1).T + self.bias)
             found.append(both.view(-1, self.left.shape[1], c, other.left.shape[1]).sum((1, 3)))
         return torch.cat(found)
 
     def squared(self) -> Tensor:
         t, o, i = self.left.shape[1], self.left.shape[2], self.right.shape[2]
         if t == 1:
-            return self.left.square().sum((1, 2)) * self.right.square().sum((1, 2))
+            return self.left.square().sum((1, 2)) * (self.right.square().sum((1, 2)) + self.bias)
         if t * (o + i) < o * i:
-            return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2))).sum((1, 2))
+            return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2) + self.bias)).sum((1, 2))
         return torch.cat([rows.square().sum(1) for rows in self._blocks(max(1, BLOCK // (8 * o * i)))])
 
     def _blocks(self, size: int) -> Sequence[Tensor]:
-        return [self._some(slice(k, k + size)).rows() for k in range(0, len(self.left), size)]
-
-    def _some(self, chosen: slice) -> Outer:
-        return Outer(self.left[chosen], self.right[chosen])
+        return [Outer(self.left[k : k + size], self.right[k : k + size], self.bias).rows() for k in range(0, len(self.left), size)]
 
     def joined(self, others: Sequence[Outer]) -> Outer:
-        return Outer(torch.cat([self.left, *(o.left for o in others)]), torch.cat([self.right, *(o.right for o in others)]))
+        if not others:
+            return self
+        left, right = (torch.cat([getattr(part, side) for part in (self, *others)]) for side in ("left", "right"))
+        return Outer(left, right, self.bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,24 +305,19 @@ def _size(inputs: Sequence[Any]) -> int:
     return len(first)
 
 
-def _with_bias(module: Any, right: Tensor) -> Tensor:
-    """A one behind what was received: the bias's input."""
-    return right if module.bias is None else torch.cat([right, torch.ones_like(right[..., :1])], -1)
-
-
 def _linear(module: nn.Linear, received: Tensor, gradient: Tensor) -> Part | None:
     if received.dim() < 2:
         return None
     right = received.flatten(1, -2) if received.dim() > 2 else received[:, None]
     left = gradient.flatten(1, -2) if gradient.dim() > 2 else gradient[:, None]
-    return Outer(left, _with_bias(module, right))
+    return Outer(left, right, module.bias is not None)
 
 
 def _conv2d(module: nn.Conv2d, received: Tensor, gradient: Tensor) -> Part | None:
     if received.dim() != 4 or module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
         return Dense(_conv_rows(module, received, gradient))
     right = F.unfold(received, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)
-    return Outer(gradient.flatten(2).transpose(1, 2), _with_bias(module, right))
+    return Outer(gradient.flatten(2).transpose(1, 2), right, module.bias is not None)
 
 
 def _conv_rows(module: Any, received: Tensor, gradient: Tensor) -> Tensor:
