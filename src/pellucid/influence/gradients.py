@@ -180,10 +180,13 @@ def of_each(loss: Loss, output: Any, labels: Any) -> tuple[Tensor, float]:
     found = loss(output, labels)
     if found.dim() == 1 or (found.dim() == 2 and found.shape[1] == 1):
         return found.sum(), 1.0
+    rows = len(output if isinstance(output, Tensor) else next(iter(output)))
+    if found.dim() == 0 and isinstance(loss, nn.modules.loss._Loss) and loss.reduction in ("sum", "mean") and _plain(loss):
+        factor = float(rows) if loss.reduction == "mean" else 1.0
+        return found * factor, factor
     if found.dim() == 0:
         with torch.no_grad():
             twice = loss(_twice(output), _twice(labels))
-        rows = len(output if isinstance(output, Tensor) else next(iter(output)))
         for factor, expected in ((float(rows), found), (1.0, 2 * found)):
             if torch.allclose(twice, expected.detach(), rtol=1e-4, atol=1e-12):
                 return found * factor, factor
@@ -191,6 +194,11 @@ def of_each(loss: Loss, output: Any, labels: Any) -> tuple[Tensor, float]:
         f"the loss returns a tensor of shape {tuple(found.shape)}, neither one for each example, nor their sum, nor their mean; use "
         "reduction='none', 'sum' or 'mean'"
     )
+
+
+def _plain(loss: nn.Module) -> bool:
+    """Whether a mean is over examples alike: class weights and ignored labels make it another."""
+    return getattr(loss, "weight", None) is None and getattr(loss, "ignore_index", -100) == -100
 
 
 def _twice(value: Any) -> Any:
