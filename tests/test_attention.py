@@ -1,5 +1,7 @@
 """Attention maps: read at the operation however it is spelled, against slow re-implementations with explicit attention."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -280,6 +282,30 @@ def test_picture_and_text_have_their_own_attentions():
     for layer, g in zip(gradients.found, grads, strict=True):
         total = total + (layer.chances * g[0]).relu().mean(1) @ total
     torch.testing.assert_close(named.attributions[0].flatten(1), (total - torch.eye(9)).mean(1))
+
+
+class _Careful(nn.Module):
+    """Calls its layer by keyword, behind one that fails."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.broken = block, nn.Linear(WIDE + 1, 1)
+
+    def forward(self, x):
+        with contextlib.suppress(RuntimeError):
+            self.broken(x)
+        return self.block(x=x)
+
+
+def test_layers_that_fail_or_get_keywords_keep_their_names(slow, x):
+    model = like(slow, by_softmax)
+    expected = attentions(at_input(model, x, 1), source=r"blocks\.\d$").found
+    model.blocks = nn.ModuleList(_Careful(block) for block in model.blocks)
+    found = attentions(at_input(model, x, 1), source=r"blocks\.\d\.block$").found
+    assert [own.name for own in found] == [f"blocks.{i}.block" for i in range(DEEP)]
+    for own, plain in zip(found, expected, strict=True):
+        assert own.before.equal(plain.before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def test_refusals(slow, x):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pellucid import InputError, OptionError, PellucidWarning, TargetError, at_input
 from pellucid.batch import Run
-from pellucid.interpretdl.evaluators import (
+from pellucid.interpretdl import (
     DeletionInsertion,
     Infidelity,
     InfidelityNLP,

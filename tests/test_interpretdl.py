@@ -76,6 +76,14 @@ def test_the_models_own_statistics():
     torch.testing.assert_close(grey.tensor, torch.full((1, 1, 4, 4), (0.2 - 0.449) / 0.226))
     five = Statistics((0.0,) * 5, (1.0,) * 5)
     assert pictures(torch.zeros(2, 5, 4, 4), statistics=five).tensor.shape == (2, 5, 4, 4)
+    opaque = pictures(np.full((4, 4, 4), 51, np.uint8), channels=4)
+    torch.testing.assert_close(opaque.tensor, torch.full((1, 4, 4, 4), 0.2))
+
+
+@pytest.mark.parametrize("wrong", [{"mean": [0.5]}, {"std": [0.5]}, {"mean": [0.5] * 3, "std": [0.5] * 2}, {"mean": [0.5], "std": [0]}])
+def test_half_of_the_statistics_is_refused(wrong):
+    with pytest.raises(OptionError, match="mean is"):
+        pictures(np.zeros((4, 4, 3), np.uint8), **wrong)
 
 
 def test_pictures_that_are_none(photo):
@@ -245,7 +253,7 @@ def test_clear_errors(cnn, vit, photo):
         it.IntGradCVInterpreter(cnn).interpret(path, [9], **QUIET)
     with pytest.raises(TargetError, match="2 labels for 1"):
         it.IntGradCVInterpreter(cnn).interpret(path, [1, 2], **QUIET)
-    with pytest.raises(OptionError, match="no layer 'layer4'; its layers are conv1"):
+    with pytest.raises(OptionError, match=r"no layer 'layer4'; give .*'conv1'"):
         it.GradCAMInterpreter(cnn).interpret(path, "layer4", **QUIET)
     with pytest.raises(InputError, match="attend nowhere"):
         it.RolloutInterpreter(cnn).interpret(path, **QUIET)

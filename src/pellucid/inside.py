@@ -24,7 +24,7 @@ from .model import Foreign, layers_of, undisturbed
 from .target import Custom, Pick, resolve, tensor_of
 from .view import InputView, back
 
-__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "lifted", "look", "neuron_of", "of_neuron", "placed"]
+__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "layer_named", "lifted", "look", "neuron_of", "of_neuron", "placed"]
 
 # A module, its name, or either with the number of one of its calls: ("relu", 2).
 Layer = nn.Module | str | tuple[nn.Module | str, int]
@@ -146,17 +146,27 @@ def _named(view: InputView, layer: Any) -> tuple[nn.Module, int | None]:
     module, number = layer if isinstance(layer, tuple) else (layer, None)
     if isinstance(module, nn.Module):
         return module, number
-    known = {name: found for root in view.roots for name, found in root.named_modules() if name}
-    if module not in known:
-        foreign = next((found for found in layers_of(view.roots) if isinstance(found, Foreign)), None)
+    return layer_named(view.roots, module), number
+
+
+def layer_named(roots: tuple[nn.Module, ...], name: str) -> nn.Module:
+    """The layer of that name in the modules that a model runs.
+
+    Raises:
+        OptionError: there is none.
+    """
+    known: dict[str, nn.Module] = {own: found for root in roots for own, found in root.named_modules() if own}
+    if name not in known:
+        foreign = next((found for found in layers_of(roots) if isinstance(found, Foreign)), None)
         if foreign is not None:
             raise OptionError(
-                f"there is no layer {module!r} in torch: the model runs in {foreign.framework}, whose layers cannot be watched; explain "
+                f"there is no layer {name!r} in torch: the model runs in {foreign.framework}, whose layers cannot be watched; explain "
                 "the inputs instead"
             )
-        near = difflib.get_close_matches(str(module), known, 4, 0.3) or list(known)[:8]
-        raise OptionError(f"there is no layer {module!r}; give a module of the model or a name such as {', '.join(map(repr, near))}")
-    return known[module], number
+        near = difflib.get_close_matches(str(name), known, 4, 0.3) or list(known)[:8]
+        such = f"a name such as {', '.join(map(repr, near))}" if near else "the model itself: none of its layers can be seen"
+        raise OptionError(f"there is no layer {name!r}; give a module of the model or {such}")
+    return known[name]
 
 
 def _name(view: InputView, module: nn.Module) -> str:

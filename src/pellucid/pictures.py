@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 
-from .errors import FileError, InputError
+from .errors import FileError, InputError, OptionError
 
-__all__ = ["IMAGENET", "Pictures", "Statistics", "pictures", "statistics_of"]
+__all__ = ["IMAGENET", "Pictures", "Statistics", "pictures", "statistics_given", "statistics_of"]
 
 COLOURS = (1, 2, 3, 4)  # grey, grey with opacity, colour, colour with opacity
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -29,6 +29,10 @@ class Statistics:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not self.std or min(self.std) <= 0:
+            raise OptionError(f"mean is {self.mean} and std {self.std}; give a number for each channel to both, those of std positive")
 
     @property
     def channels(self) -> int:
@@ -64,9 +68,24 @@ def statistics_of(model: Any) -> Statistics:
         if isinstance(model, nn.Module)
         else None
     )
-    taken = 3 if first is None else first.in_channels
-    known = {1: GREY, 3: IMAGENET}
-    return known.get(taken, Statistics((0.0,) * taken, (1.0,) * taken))
+    return _usual(3 if first is None else first.in_channels)
+
+
+def statistics_given(mean: Sequence[float] | None, std: Sequence[float] | None) -> Statistics | None:
+    """What the caller has said, if anything.
+
+    Raises:
+        OptionError: one without the other, or of another length.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise OptionError(f"mean is {mean} and std {std}; give both, a number for each channel, or none")
+    return Statistics(tuple(mean), tuple(std))
+
+
+def _usual(channels: int) -> Statistics:
+    return {1: GREY, 3: IMAGENET}.get(channels) or Statistics((0.0,) * channels, (1.0,) * channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +122,19 @@ def pictures(
     Args:
         inputs: a path, a PIL image, an array, or a list of these.
         resize_to, crop_to: of files and PIL images; None leaves them.
-        mean, std, channels: for each channel of a picture in [0, 1]; ImageNet's if not given.
+        mean, std: for each channel of a picture in [0, 1]; by default ImageNet's.
+        channels: how many, where mean and std are not given; other than 1 or 3 are left in [0, 1].
         statistics: all three.
 
     Raises:
         FileError: a file that is missing, or no picture. InputError: anything else, other channels, pictures of different sizes.
+        OptionError: a mean without std, or of other length.
 
     >>> found = pictures(np.zeros((8, 6, 3), np.uint8))
     >>> found.tensor.shape, found.shown.shape
     (torch.Size([1, 3, 8, 6]), (1, 8, 6, 3))
     """
-    known = statistics or (
-        Statistics(tuple(mean), tuple(std)) if mean is not None and std is not None else IMAGENET if channels == 3 else GREY
-    )
+    known = statistics or statistics_given(mean, std) or _usual(channels)
     if _is_numbers(inputs):
         tensor = torch.as_tensor(np.asarray(inputs) if not isinstance(inputs, Tensor) else inputs).detach().float()
         if tensor.dim() != 4 or tensor.shape[1] != known.channels:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from ..errors import InputError, OptionError
+from ..hooks import around
 from ..inputs import Tensors
 from ..rules.passes import refuse_hidden
 from ..rules.rewrites import attention, multi_head_attention
@@ -155,8 +157,7 @@ def _check_order(scores: Tensor, of: Sequence[Attention]) -> None:
 class _Names:
     """Where in the model a pass is."""
 
-    known: dict[int, str]
-    inner: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    inner: dict[str, tuple[str, ...]]
     stack: list[str] = field(default_factory=list)
     received: list[Tensor] = field(default_factory=list)
 
@@ -168,26 +169,22 @@ class _Names:
 @contextmanager
 def _names(roots: Sequence[nn.Module], source: str | None = None) -> Iterator[_Names]:
     """Follows which module is running, and what layers named `source` receive, by hooks that are gone afterwards."""
-    modules = {id(m): (name, m) for root in roots for name, m in root.named_modules() if name}
-    names = _Names({key: name for key, (name, _) in modules.items()})
-    for name, module in modules.values():
-        names.inner[name] = tuple(f"{name}.{child}" for child, _ in module.named_children())
+    modules = {module: name for root in roots for name, module in root.named_modules() if name}
+    names = _Names({name: tuple(f"{name}.{child}" for child, _ in module.named_children()) for module, name in modules.items()})
 
-    def enter(module: nn.Module, args: Any) -> None:
-        names.stack.append(names.known[id(module)])
-        if source is not None and re.search(source, names.stack[-1]):
-            names.received.append(args[0].detach())
+    def enter(module: nn.Module, given: Any) -> Any:
+        names.stack.append(modules[module])
+        if source is not None and re.search(source, names.here):
+            names.received += [leaf.detach() for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)][:1]
+        return given
 
-    def leave(*_: Any) -> None:
-        names.stack.pop()
+    def leave(module: nn.Module, found: Any) -> Any:
+        while names.stack.pop() != modules[module]:  # a module in it raised, and the model went on
+            pass
+        return found
 
-    handles = [m.register_forward_pre_hook(enter) for _, m in modules.values()]
-    handles += [m.register_forward_hook(leave, always_call=True) for _, m in modules.values()]
-    try:
+    with around(list(modules), enter, leave):
         yield names
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watch(TorchFunctionMode):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import FileError, InputError, OptionError
 from ..hooks import watch
 from ..influence import Checkpoints, Outer, SampleGradients, projected, sample_gradients, self_influence, tracin
+from ..inside import layer_named
 from ..model import undisturbed
 from ..seeds import generator
 
@@ -146,10 +147,7 @@ class TracInCP(TracInCPBase):
     ) -> None:
         super().__init__(model, train_dataset, checkpoints, checkpoints_load_func, loss_fn, batch_size, test_loss_fn)
         self.sample_wise_grads_per_batch = sample_wise_grads_per_batch
-        known = dict(model.named_modules())
-        if missing := [name for name in layers or () if name not in known]:
-            raise OptionError(f"the model has no layer {missing[0]!r}; its layers are {', '.join(name for name in known if name)}")
-        self.layers = None if layers is None else [known[name] for name in layers]
+        self.layers = None if layers is None else [layer_named((model,), name) for name in layers]
 
     def influence(  # type: ignore[override]
         self, inputs: Any, k: int | None = None, proponents: bool = True, show_progress: bool = False, aggregate: bool = False
@@ -193,10 +191,7 @@ class TracInCPFast(TracInCPBase):
 
     @final_fc_layer.setter
     def final_fc_layer(self, layer: nn.Module | str) -> None:
-        known = dict(self.model.named_modules())
-        if isinstance(layer, str) and layer not in known:
-            raise OptionError(f"the model has no layer {layer!r}; its layers are {', '.join(name for name in known if name)}")
-        found = known[layer] if isinstance(layer, str) else layer
+        found = layer_named((self.model,), layer) if isinstance(layer, str) else layer
         if not isinstance(found, nn.Linear):
             raise OptionError(f"final_fc_layer is {type(found).__name__}; it must be nn.Linear: use TracInCP with layers=[...] for others")
         self._final: nn.Module = found
@@ -298,9 +293,7 @@ class SimilarityInfluence(DataInfluence):
         **kwargs: Any,
     ) -> None:
         self.module, self.layers = module, [layers] if isinstance(layers, str) else list(layers)
-        known = dict(module.named_modules())
-        if missing := [name for name in self.layers if name not in known]:
-            raise OptionError(f"the model has no layer {missing[0]!r}; its layers are {', '.join(name for name in known if name)}")
+        self._watched()
         if similarity_direction not in ("max", "min"):
             raise OptionError(f"similarity_direction is {similarity_direction!r}; choose 'max' or 'min'")
         self.influence_src_dataset, self.activation_dir, self.model_id = influence_src_dataset, activation_dir, model_id
@@ -336,9 +329,11 @@ class SimilarityInfluence(DataInfluence):
                 )
         return found
 
+    def _watched(self) -> list[nn.Module]:
+        return [layer_named((self.module,), name) for name in self.layers]
+
     def _activations(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
-        known = dict(self.module.named_modules())
-        with undisturbed((self.module,)), torch.no_grad(), watch([known[name] for name in self.layers]) as seen:
+        with undisturbed((self.module,)), torch.no_grad(), watch(self._watched()) as seen:
             self.module(*inputs)
         for name, calls in zip(self.layers, seen, strict=True):
             if not calls or not calls[0]:

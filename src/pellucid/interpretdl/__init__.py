@@ -14,15 +14,7 @@ from .base import (
     TransformerInterpreter,
 )
 from .cam import ConsensusInterpreter, GradCAMInterpreter, ScoreCAMInterpreter
-from .evaluators import (
-    DeletionInsertion,
-    Infidelity,
-    InfidelityNLP,
-    Perturbation,
-    PerturbationNLP,
-    PointGame,
-    PointGameSegmentation,
-)
+from .evaluators import DeletionInsertion, Infidelity, Perturbation, PointGame, PointGameSegmentation
 from .gradient import (
     GradShapCVInterpreter,
     IntGradCVInterpreter,
@@ -30,8 +22,9 @@ from .gradient import (
     SmoothGradInterpreter,
     SmoothGradInterpreterV2,
 )
-from .lime import FastNormLIMECVInterpreter, GLIMECVInterpreter, LIMECVInterpreter, LIMEPriorInterpreter, NormLIMECVInterpreter
+from .lime import LIMECVInterpreter
 from .lrp import LRPCVInterpreter
+from .normlime import FastNormLIMECVInterpreter, GLIMECVInterpreter, LIMEPriorInterpreter, NormLIMECVInterpreter
 from .occlusion import OcclusionInterpreter
 from .records import VisualizationTextRecord, visualize_text
 from .text import (
@@ -43,6 +36,7 @@ from .text import (
     NormLIMENLPInterpreter,
     SmoothGradNLPInterpreter,
 )
+from .text_evaluators import InfidelityNLP, PerturbationNLP
 from .training import BHDFInterpreter, ForgettingEventsInterpreter, TrainingDynamics
 
 __all__ = [

@@ -17,7 +17,7 @@ from ..errors import InputError, OptionError, TargetError, warn
 from ..explanation import Display, Explanation, Found
 from ..inputs import Tensors
 from ..model import Foreign, modules_of, undisturbed
-from ..pictures import Pictures, Statistics, pictures, statistics_of
+from ..pictures import Pictures, pictures, statistics_given, statistics_of
 from ..target import resolve, tensor_of
 from ..trust import health_of
 from ..view import InputView, at_input
@@ -27,7 +27,6 @@ __all__ = [
     "Interpreter",
     "Scored",
     "evaluating",
-    "layer_named",
     "logits_of",
     "numpy",
     "paths_of",
@@ -129,10 +128,7 @@ class Interpreter:
     ) -> None:
         self.user = self.model = torch_of(model)
         self.device, self.classes = device, tuple(classes)
-        if (mean is None) != (std is None) or (mean is not None and std is not None and len(mean) != len(std)):
-            raise OptionError(f"mean is {mean} and std is {std}; give both, a number for each channel")
-        known = mean is not None and std is not None
-        self.statistics = Statistics(tuple(mean), tuple(std)) if known else statistics_of(model)  # type: ignore[arg-type]
+        self.statistics = statistics_given(mean, std) or statistics_of(model)
         self.predicted_label: NDArray[np.int64] | None = None
         self.predicted_proba: NDArray[np.float32] | None = None
         self.labels: list[int] | None = None
@@ -305,21 +301,6 @@ def _displayed(figure: Any) -> None:
         window = plt.figure(figsize=figure.get_size_inches())
         window.figimage(np.asarray(figure.canvas.buffer_rgba()), resize=True)
         plt.show()
-
-
-def layer_named(model: Callable[..., Any], name: str) -> nn.Module:
-    """The layer of exactly that name.
-
-    Raises:
-        OptionError: no such layer.
-    """
-    found: dict[str, nn.Module] = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
-    if isinstance(model, Foreign):
-        raise OptionError(f"layer {name!r} runs in {model.framework} and cannot be watched; use an interpreter that needs no layer")
-    if name not in found:
-        shown = ", ".join(n for n in found if n) or "none that can be seen"
-        raise OptionError(f"the model has no layer {name!r}; its layers are {shown[:400]}")
-    return found[name]
 
 
 def numpy(tensor: Tensor) -> NDArray[Any]:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, OptionError
 from ..gradient.cam import class_activation_map
-from .base import Interpreter, evaluating, layer_named, numpy
+from ..inside import layer_named
+from ..model import modules_of
+from .base import Interpreter, evaluating, numpy
 
 __all__ = ["ConsensusInterpreter", "GradCAMInterpreter", "ScoreCAMInterpreter"]
 
@@ -33,7 +35,7 @@ class GradCAMInterpreter(Interpreter):
         save_path: Any = None,
     ) -> NDArray[np.float32]:
         """`(B, h, w)`."""
-        shown, layer = self.pictures(inputs, resize_to, crop_to), layer_named(self.model, target_layer_name)
+        shown, layer = self.pictures(inputs, resize_to, crop_to), layer_named(modules_of(self.model), target_layer_name)
         with evaluating(self.model):
             view = self.view((shown.tensor,), label, "probability")
             channels = _channels(view, layer)
@@ -68,7 +70,7 @@ class ScoreCAMInterpreter(Interpreter):
         save_path: Any = None,
     ) -> NDArray[np.float32]:
         """`(B, H, W)`."""
-        shown, layer = self.pictures(inputs, resize_to, crop_to), layer_named(self.model, target_layer_name)
+        shown, layer = self.pictures(inputs, resize_to, crop_to), layer_named(modules_of(self.model), target_layer_name)
         with evaluating(self.model):
             view = self.view((shown.tensor,), labels, "probability")
             values = class_activation_map(view, layer, "score_cam_interpretdl").values[0][0]

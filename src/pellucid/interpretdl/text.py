@@ -28,7 +28,8 @@ from ..perturb.normlime import averaged
 from ..seeds import generator, resolve_seed
 from ..view import InputView
 from .base import Interpreter, evaluating, numpy, paths_of, report, show
-from .lime import fitted, of_every_class, saved_text_weights, wanted_classes
+from .lime import fitted, of_every_class, wanted_classes
+from .normlime import saved_weights
 
 __all__ = [
     "BTNLPInterpreter",
@@ -407,5 +408,5 @@ class NormLIMENLPInterpreter(LIMENLPInterpreter):
                 by_class.setdefault(label, []).append([(ids[position], weight) for position, weight in own])
         found = {label: averaged(each, "normlime", positive=True) for label, each in sorted(by_class.items())}
         if save_path is not None:
-            saved_text_weights(found, save_path)
+            saved_weights(found, save_path)
         return found

@@ -1,7 +1,7 @@
 """Features replaced one at a time where the model begins with a linear layer: its result changes by one column of the weights.
 
 A `TorchFunctionMode` answers the first `F.linear` of the points without their being made. What the model is given holds NaN
-everywhere, so that whatever reads it unseen shows in the scores; and one point is compared with a full pass.
+everywhere, so that whatever reads it unseen shows in the scores; and one point of each example is compared with a full pass.
 """
 
 from __future__ import annotations

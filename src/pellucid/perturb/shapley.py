@@ -57,7 +57,7 @@ def shapley(
         check: estimate standard errors (no passes).
         until: sample in rounds to this end, whatever `evaluations`; exact for up to 16 groups.
 
-    `notes["groups"]`, `(T, groups, B)`, are the values of the groups; `errors` their standard errors, 0 where they are exact.
+    `notes["groups"]`, `(T, groups, B)`, are the values of the groups; `errors` their standard errors, None where they are exact.
 
     Raises:
         OptionError: an unknown estimator, too few evaluations, or more than 10,000 groups.
