@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pellucid import FileError, InputError, OptionError, OutputError
 from pellucid.influence import Checkpoints, projected, sample_gradients, self_influence, tracin
+from pellucid.influence.parts import within
 
 
 class Tied(nn.Module):
@@ -31,6 +32,17 @@ class Twice(nn.Module):
 
     def forward(self, x):
         return self.c(torch.tanh(self.a(torch.tanh(self.a(x)))))
+
+
+class Reused(nn.Module):
+    """An embedding whose table a function uses again."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.hidden = nn.Embedding(9, 6), nn.Linear(6, 6)
+
+    def forward(self, ids):
+        return F.linear(self.hidden(self.words(ids)).tanh().mean(1), self.words.weight)[:, :3]
 
 
 class Words(nn.Module):
@@ -60,6 +72,7 @@ MODELS = {
     "norms": (lambda: picture(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.ReLU()), (2, 6, 6)),
     "words": (Words, None),
     "tied": (Tied, (6,)),
+    "reused": (Reused, None),
     "twice": (Twice, (6,)),
     "recurrent": (lambda: nn.Sequential(nn.LSTM(6, 4, batch_first=True), Last(), nn.Linear(4, 3)), (5, 6)),
 }
@@ -114,14 +127,23 @@ def test_inner_products_are_those_of_gradients(name, reduction):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_both_ways_of_an_outer_product(monkeypatch):
+def test_dropout_in_training_is_no_reason_for_another_way():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(), nn.Linear(8, 3))
+    x, y = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    state = torch.get_rng_state()
+    assert list(sample_gradients(model, [x], y, F.cross_entropy).parts) == ["0", "2"]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_both_ways_of_an_outer_product():
     model, x, y, q, z = made("convolutions")
     loss = nn.CrossEntropyLoss()
     a, b = sample_gradients(model, [x], y, loss), sample_gradients(model, [q], z, loss)
     whole = a.dot(b)
-    monkeypatch.setattr("pellucid.influence.gradients.BLOCK", 1000)  # block by block
-    torch.testing.assert_close(a.dot(b), whole)
-    torch.testing.assert_close(a.squared(), a.rows().square().sum(1))
+    with within(1000):  # block by block
+        torch.testing.assert_close(a.dot(b), whole)
+        torch.testing.assert_close(a.squared(), a.rows().square().sum(1))
     part, other = a.parts["0"], b.parts["0"]
     torch.testing.assert_close(part._by_places(other), part.rows() @ other.rows().T)
 

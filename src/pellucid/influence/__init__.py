@@ -1,6 +1,7 @@
 """Which training examples made a model say this: gradients of examples, compared."""
 
-from .gradients import Dense, Lookup, Outer, SampleGradients, sample_gradients
+from .gradients import sample_gradients
+from .parts import Dense, Lookup, Outer, SampleGradients
 from .tracin import Checkpoints, projected, self_influence, tracin
 
 __all__ = [

@@ -6,205 +6,25 @@ Inner products of two examples' gradients follow from these two: one forward pas
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError, OptionError, OutputError
+from ..errors import InputError, OptionError
 from ..hooks import watch
 from ..model import undisturbed
+from .loss import Loss, summed
+from .parts import Dense, Lookup, Outer, Part, SampleGradients
 
-__all__ = ["Dense", "Lookup", "Loss", "Outer", "Part", "SampleGradients", "of_each", "sample_gradients"]
-
-Loss = Callable[..., Tensor]
-BLOCK = 2**27  # bytes of gradients that are multiplied out at a time
-
-
-class Part(ABC):
-    """The gradients of B examples with respect to some of the parameters."""
-
-    @abstractmethod
-    def rows(self) -> Tensor:
-        """`(B, parameters)`."""
-
-    @abstractmethod
-    def dot(self, other: Any) -> Tensor:
-        """Inner products `(B, C)` with another's of the same parameters."""
-
-    @abstractmethod
-    def squared(self) -> Tensor:
-        """`(B,)`, of each example with itself."""
-
-    @abstractmethod
-    def joined(self, others: Sequence[Any]) -> Part:
-        """The examples of all of them."""
+__all__ = ["parameters_of", "sample_gradients"]
 
 
-@dataclass(frozen=True, eq=False)
-class Dense(Part):
-    """Gradients as they are, `(B, parameters)`."""
-
-    values: Tensor
-
-    def rows(self) -> Tensor:
-        return self.values
-
-    def dot(self, other: Dense) -> Tensor:
-        return self.values @ other.values.T
-
-    def squared(self) -> Tensor:
-        return self.values.square().sum(1)
-
-    def joined(self, others: Sequence[Dense]) -> Dense:
-        return Dense(torch.cat([self.values, *(other.values for other in others)]))
-
-
-@dataclass(frozen=True, eq=False)
-class Outer(Part):
-    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`; with a `bias`, as if right had a one behind it."""
-
-    left: Tensor
-    right: Tensor
-    bias: bool = False
-
-    def rows(self) -> Tensor:
-        weights: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
-        return torch.cat([weights, self.left.sum(1)], 1) if self.bias else weights
-
-    @cached_property
-    def _kept(self) -> Tensor:
-        """The rows, for what is compared again and again."""
-        return self.rows()
-
-    def dot(self, other: Outer) -> Tensor:
-        (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self.right.shape[2]
-        if t == s == 1:
-            return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T + self.bias)
-        if b * c * t * s * (o + i) < (b * t + c * s) * o * i + b * c * o * i:
-            return self._by_places(other)
-        size = max(1, BLOCK // (8 * o * i))
-        own = [self._kept] if b <= size else self._blocks(size)
-        return torch.cat([torch.cat([rows @ column.T for rows in own]) for column in other._blocks(size)], 1)
-
-    def _by_places(self, other: Outer) -> Tensor:
-        """Place by place, without any gradient."""
-        b, c = len(self.left), len(other.left)
-        size = max(1, BLOCK // (8 * c * self.left.shape[1] * other.left.shape[1]))
-        found = []
-        for start in range(0, b, size):
-            left, right = (x[start : start + size].flatten(0, 1) for x in (self.left, self.right))
-            both = (left @ other.left.flatten(0, 1).T) * (right @ other.right.flatten(0, 1).T + self.bias)
-            found.append(both.view(-1, self.left.shape[1], c, other.left.shape[1]).sum((1, 3)))
-        return torch.cat(found)
-
-    def squared(self) -> Tensor:
-        t, o, i = self.left.shape[1], self.left.shape[2], self.right.shape[2]
-        if t == 1:
-            return self.left.square().sum((1, 2)) * (self.right.square().sum((1, 2)) + self.bias)
-        if t * (o + i) < o * i:
-            return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2) + self.bias)).sum((1, 2))
-        return torch.cat([rows.square().sum(1) for rows in self._blocks(max(1, BLOCK // (8 * o * i)))])
-
-    def _blocks(self, size: int) -> Sequence[Tensor]:
-        return [Outer(self.left[k : k + size], self.right[k : k + size], self.bias).rows() for k in range(0, len(self.left), size)]
-
-    def joined(self, others: Sequence[Outer]) -> Outer:
-        if not others:
-            return self
-        left, right = (torch.cat([getattr(part, side) for part in (self, *others)]) for side in ("left", "right"))
-        return Outer(left, right, self.bias)
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup(Part):
-    """Of a table of vectors: `ids (B, T)` and the gradients `(B, T, D)` of the vectors that were looked up."""
-
-    ids: Tensor
-    left: Tensor
-    size: int
-
-    def rows(self) -> Tensor:
-        table = self.left.new_zeros(len(self.ids), self.size, self.left.shape[2])
-        return table.scatter_add_(1, self.ids[..., None].expand_as(self.left), self.left).flatten(1)
-
-    def dot(self, other: Lookup) -> Tensor:
-        same = self.ids.flatten()[:, None] == other.ids.flatten()
-        both = (self.left.flatten(0, 1) @ other.left.flatten(0, 1).T) * same
-        return both.view(len(self.ids), -1, len(other.ids), other.ids.shape[1]).sum((1, 3))
-
-    def squared(self) -> Tensor:
-        same = self.ids[:, :, None] == self.ids[:, None]
-        return ((self.left @ self.left.transpose(1, 2)) * same).sum((1, 2))
-
-    def joined(self, others: Sequence[Lookup]) -> Lookup:
-        return Lookup(torch.cat([self.ids, *(o.ids for o in others)]), torch.cat([self.left, *(o.left for o in others)]), self.size)
-
-
-@dataclass(frozen=True, eq=False)
-class SampleGradients:
-    """The gradients of B examples, in parts."""
-
-    parts: Mapping[str, Part]
-
-    def dot(self, other: SampleGradients) -> Tensor:
-        """Inner products `(B, C)`."""
-        return sum((part.dot(other.parts[name]) for name, part in self.parts.items()), torch.zeros(()))
-
-    def squared(self) -> Tensor:
-        """`(B,)`."""
-        return sum((part.squared() for part in self.parts.values()), torch.zeros(()))
-
-    def rows(self) -> Tensor:
-        """`(B, parameters)`, multiplied out."""
-        return torch.cat([part.rows() for part in self.parts.values()], 1)
-
-    def joined(self, others: Sequence[SampleGradients]) -> SampleGradients:
-        """The examples of all of them."""
-        return SampleGradients({name: part.joined([o.parts[name] for o in others]) for name, part in self.parts.items()})
-
-
-def of_each(loss: Loss, output: Any, labels: Any) -> tuple[Tensor, float]:
-    """The sum of the examples' losses, and what a reduced loss must be multiplied by to be it.
-
-    A loss that returns one number is the sum or the mean of the examples': twice the examples tell.
-
-    Raises:
-        OutputError: neither.
-    """
-    found = loss(output, labels)
-    if found.dim() == 1 or (found.dim() == 2 and found.shape[1] == 1):
-        return found.sum(), 1.0
-    rows = len(output if isinstance(output, Tensor) else next(iter(output)))
-    if found.dim() == 0 and isinstance(loss, nn.modules.loss._Loss) and loss.reduction in ("sum", "mean") and _plain(loss):
-        factor = float(rows) if loss.reduction == "mean" else 1.0
-        return found * factor, factor
-    if found.dim() == 0:
-        with torch.no_grad():
-            twice = loss(_twice(output), _twice(labels))
-        for factor, expected in ((float(rows), found), (1.0, 2 * found)):
-            if torch.allclose(twice, expected.detach(), rtol=1e-4, atol=1e-12):
-                return found * factor, factor
-    raise OutputError(
-        f"the loss returns a tensor of shape {tuple(found.shape)}, neither one for each example, nor their sum, nor their mean; use "
-        "reduction='none', 'sum' or 'mean'"
-    )
-
-
-def _plain(loss: nn.Module) -> bool:
-    """Whether a mean is over examples alike: class weights and ignored labels make it another."""
-    return getattr(loss, "weight", None) is None and getattr(loss, "ignore_index", -100) == -100
-
-
-def _twice(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return torch.cat([value.detach(), value.detach()])
-    return type(value)(map(_twice, value)) if isinstance(value, tuple | list) else value
+OTHERS = "all others"
 
 
 def sample_gradients(
@@ -225,18 +45,79 @@ def sample_gradients(
     >>> found.dot(found).shape, found.rows().shape
     (torch.Size([4, 4]), torch.Size([4, 8]))
     """
-    wanted = _parameters(model, layers)
-    leaves, rest = _divided(model, wanted)
+    wanted = parameters_of(model, layers)
     with undisturbed((model,)), torch.inference_mode(False), torch.enable_grad():
-        found = _watched(model, inputs, labels, loss, leaves)
-        if found is None:  # a layer ran twice, or in a way that was not expected
-            found, rest = {}, wanted
+        leaves, rest, found = _by_layers(Pass(model, inputs, labels, loss), wanted)
         if rest:
-            found["others"] = Dense(_one_by_one(model, inputs, labels, loss, rest))
-    return SampleGradients(found)
+            found[OTHERS] = Dense(_one_by_one(Pass(model, inputs, labels, loss), rest))
+    names = {name: tuple(f"{name}.{p}" if name else p for p, _ in leaf.named_parameters(recurse=False)) for name, leaf in leaves.items()}
+    return SampleGradients(found, names | ({OTHERS: tuple(name for name, _ in rest)} if rest else {}))
 
 
-def _parameters(model: nn.Module, layers: Sequence[nn.Module] | None) -> list[tuple[str, Tensor]]:
+@dataclass(frozen=True)
+class Pass:
+    """A model, and a batch that it is to see."""
+
+    model: nn.Module
+    inputs: Sequence[Any]
+    labels: Any
+    loss: Loss | None
+
+    def total(self) -> Tensor:
+        """The sum of the examples' losses; what is random is the same every time."""
+        with torch.random.fork_rng({p.device for p in self.model.parameters() if p.is_cuda}):
+            return summed(self.loss, self.model(*self.inputs), self.labels)
+
+    def example(self, i: int) -> Pass:
+        """With one example only."""
+        one = [x[i : i + 1] if isinstance(x, Tensor) else x for x in self.inputs]
+        return Pass(self.model, one, self.labels[i : i + 1] if self.labels is not None else None, self.loss)
+
+
+Named = Sequence[tuple[str, Tensor]]
+# Of each model, the layers that were checked, and those among them whose parameters are used in other places too.
+CHECKED: WeakKeyDictionary[nn.Module, tuple[frozenset[str], frozenset[str]]] = WeakKeyDictionary()
+
+
+def _by_layers(batch: Pass, wanted: Named) -> tuple[dict[str, nn.Module], list[tuple[str, Tensor]], dict[str, Part]]:
+    """Layers whose gradients are products, the parameters that remain, and the products."""
+    checked, odd = CHECKED.get(batch.model, (frozenset(), frozenset()))
+    leaves, rest = _divided(batch.model, wanted, odd)
+    found = _watched(batch, leaves)
+    if found is None:  # a layer ran twice, or in a way that was not expected
+        return {}, list(wanted), {}
+    if checked >= leaves.keys():
+        return leaves, rest, found
+    odd = odd | _odd(batch, leaves, found)
+    CHECKED[batch.model] = (checked | leaves.keys(), odd)
+    leaves, rest = _divided(batch.model, wanted, odd)
+    return leaves, rest, {name: found[name] for name in leaves}
+
+
+def _odd(batch: Pass, leaves: Mapping[str, nn.Module], found: Mapping[str, Part]) -> frozenset[str]:
+    """Layers whose parts do not add up to the gradient of the batch: a weight that a function uses besides, for one."""
+    parameters = {name: list(leaf.parameters(recurse=False)) for name, leaf in leaves.items()}
+    flat = [p for own in parameters.values() for p in own]
+    for parameter in flat:
+        parameter.requires_grad_(True)  # the caller puts it back as it was
+    gradients = iter(torch.autograd.grad(batch.total(), flat, allow_unused=True, materialize_grads=True))
+    for parameter in flat:
+        parameter.requires_grad_(False)
+    expected = {name: torch.cat([next(gradients).flatten() for _ in own]) for name, own in parameters.items()}
+    return frozenset(name for name, part in found.items() if not _close(part.total(), expected[name]))
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    off = 0.02 if expected.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return float((found - expected).norm()) <= off * float(expected.norm()) + 1e-9
+
+
+def parameters_of(model: nn.Module, layers: Sequence[nn.Module] | None) -> list[tuple[str, Tensor]]:
+    """Those that can have a gradient, of the layers or of the whole model, by name.
+
+    Raises:
+        OptionError: there are none.
+    """
     own = {id(p) for layer in layers or [model] for p in layer.parameters()}
     found: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if id(p) in own and p.requires_grad]
     if not found:
@@ -245,13 +126,13 @@ def _parameters(model: nn.Module, layers: Sequence[nn.Module] | None) -> list[tu
     return found
 
 
-def _divided(model: nn.Module, wanted: Sequence[tuple[str, Tensor]]) -> tuple[dict[str, nn.Module], list[tuple[str, Tensor]]]:
+def _divided(model: nn.Module, wanted: Named, odd: frozenset[str]) -> tuple[dict[str, nn.Module], list[tuple[str, Tensor]]]:
     """The layers whose gradients are products, and the parameters of all others."""
     known = {id(p) for _, p in wanted}
     leaves = {}
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if own and type(module) in FACTORS and all(id(p) in known for p in own):
+        if own and name not in odd and type(module) in FACTORS and all(id(p) in known for p in own):
             leaves[name] = module
     counted: dict[int, int] = {}
     for module in leaves.values():
@@ -263,46 +144,39 @@ def _divided(model: nn.Module, wanted: Sequence[tuple[str, Tensor]]) -> tuple[di
     return leaves, [(name, p) for name, p in wanted if id(p) not in covered]
 
 
-def _watched(
-    model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Loss | None, leaves: Mapping[str, nn.Module]
-) -> dict[str, Part] | None:
+def _watched(batch: Pass, leaves: Mapping[str, nn.Module]) -> dict[str, Part] | None:
     modules = list(leaves.values())
     if not modules:
         return {}
     with watch(modules, of_input=True) as received, watch(modules, graph=True) as returned:
-        output = model(*inputs)
-        total = _total(loss, output, labels)
+        total = batch.total()
     if any(len(calls) != 1 or len(calls[0]) != 1 for calls in (*received, *returned)):
         return None
     outputs = [calls[0][0] for calls in returned]
     gradients = torch.autograd.grad(total, outputs, allow_unused=True, materialize_grads=True)
     found: dict[str, Part] = {}
     for (name, module), calls, gradient in zip(leaves.items(), received, gradients, strict=True):
-        part = FACTORS[type(module)](module, calls[0][0].detach(), gradient)
+        part = FACTORS[type(module)](module, _precise(calls[0][0].detach()), _precise(gradient))
         if part is None:
             return None
         found[name] = part
     return found
 
 
-def _total(loss: Loss | None, output: Any, labels: Any) -> Tensor:
-    if loss is not None:
-        return of_each(loss, output, labels)[0]
-    if not isinstance(output, Tensor) or output.numel() != len(output):
-        raise OutputError("without a loss the model must return one number for each example; give loss_fn")
-    return output.sum()
+def _precise(values: Tensor) -> Tensor:
+    """Sums over half precision numbers overflow."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def _one_by_one(model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Loss | None, wanted: Sequence[tuple[str, Tensor]]) -> Tensor:
+def _one_by_one(batch: Pass, wanted: Named) -> Tensor:
     """Gradients of each example in a backward pass of its own: for parameters that no product describes."""
-    for _, parameter in wanted:
+    parameters = [parameter for _, parameter in wanted]
+    for parameter in parameters:
         parameter.requires_grad_(True)  # the caller puts it back as it was
     rows = []
-    for i in range(_size(inputs)):
-        one = [x[i : i + 1] if isinstance(x, Tensor) else x for x in inputs]
-        total = _total(loss, model(*one), labels[i : i + 1] if labels is not None else None)
-        grads = torch.autograd.grad(total, [p for _, p in wanted], allow_unused=True, materialize_grads=True)
-        rows.append(torch.cat([g.flatten() for g in grads]))
+    for i in range(_size(batch.inputs)):
+        grads = torch.autograd.grad(batch.example(i).total(), parameters, allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([_precise(g.flatten()) for g in grads]))
     return torch.stack(rows)
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import FileError, InputError, OptionError
 from ..progress import Bar
-from .gradients import Loss, SampleGradients, sample_gradients
+from .gradients import sample_gradients
+from .loss import Loss
+from .parts import SampleGradients
 
 __all__ = ["Checkpoints", "projected", "self_influence", "tracin"]
 

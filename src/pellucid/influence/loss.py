@@ -1,0 +1,66 @@
+"""The losses of single examples, whatever a loss function makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OutputError
+
+__all__ = ["Loss", "of_each", "summed"]
+
+Loss = Callable[..., Tensor]
+
+
+def summed(loss: Loss | None, output: Any, labels: Any) -> Tensor:
+    """The sum of the examples' losses; without a loss, of the model's output, one number each.
+
+    Raises:
+        OutputError: a loss, or an output without a loss, of another form.
+    """
+    if loss is not None:
+        return of_each(loss, output, labels)[0]
+    if not isinstance(output, Tensor) or output.numel() != len(output):
+        raise OutputError("without a loss the model must return one number for each example; give loss_fn")
+    return output.sum()
+
+
+def of_each(loss: Loss, output: Any, labels: Any) -> tuple[Tensor, float]:
+    """The sum of the examples' losses, and what a reduced loss must be multiplied by to be it.
+
+    A loss that returns one number is the sum or the mean of the examples': twice the examples tell.
+
+    Raises:
+        OutputError: neither.
+    """
+    found = loss(output, labels)
+    if found.dim() == 1 or (found.dim() == 2 and found.shape[1] == 1):
+        return found.sum(), 1.0
+    rows = len(output if isinstance(output, Tensor) else next(iter(output)))
+    if found.dim() == 0 and isinstance(loss, nn.modules.loss._Loss) and loss.reduction in ("sum", "mean") and _plain(loss):
+        factor = float(rows) if loss.reduction == "mean" else 1.0
+        return found * factor, factor
+    if found.dim() == 0:
+        with torch.no_grad():
+            twice = loss(_twice(output), _twice(labels))
+        for factor, expected in ((float(rows), found), (1.0, 2 * found)):
+            if torch.allclose(twice, expected.detach(), rtol=1e-4, atol=1e-12):
+                return found * factor, factor
+    raise OutputError(
+        f"the loss returns a tensor of shape {tuple(found.shape)}, neither one for each example, nor their sum, nor their mean; use "
+        "reduction='none', 'sum' or 'mean'"
+    )
+
+
+def _plain(loss: nn.Module) -> bool:
+    """Whether a mean is over examples alike: class weights and ignored labels make it another."""
+    return getattr(loss, "weight", None) is None and getattr(loss, "ignore_index", -100) == -100
+
+
+def _twice(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.cat([value.detach(), value.detach()])
+    return type(value)(map(_twice, value)) if isinstance(value, tuple | list) else value

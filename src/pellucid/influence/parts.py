@@ -1,0 +1,268 @@
+"""Gradients of examples with respect to parameters, in parts that need not be multiplied out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Dense", "Layout", "Lookup", "Outer", "Part", "SampleGradients", "Weights", "within"]
+
+# Bytes of gradients that are multiplied out at a time.
+BUDGET: ContextVar[int] = ContextVar("BUDGET", default=2**27)
+
+
+@contextmanager
+def within(budget: int | None) -> Iterator[None]:
+    """While the block runs, no more bytes of gradients are multiplied out at a time; None: as many as usual."""
+    token = BUDGET.set(BUDGET.get() if budget is None else budget)
+    try:
+        yield
+    finally:
+        BUDGET.reset(token)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of parameters in a row of numbers."""
+
+    shapes: Mapping[str, torch.Size]
+
+    @classmethod
+    def of(cls, parameters: Sequence[tuple[str, Tensor]]) -> Layout:
+        """That of named parameters."""
+        return cls({name: parameter.shape for name, parameter in parameters})
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return sum(shape.numel() for shape in self.shapes.values())
+
+    def split(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows `(K, parameters)` as `(K, ...)` of each parameter."""
+        pieces = rows.split([shape.numel() for shape in self.shapes.values()], 1)
+        return {name: piece.reshape(-1, *shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
+
+    def joined(self, values: Mapping[str, Tensor]) -> Tensor:
+        """`(K, ...)` of each parameter as rows `(K, parameters)`."""
+        return torch.cat([values[name].reshape(len(values[name]), -1) for name in self.shapes], 1)
+
+
+class Weights:
+    """K vectors in the space of the parameters, `(K, parameters)` in the order of a layout."""
+
+    def __init__(self, rows: Tensor, layout: Layout) -> None:
+        self.rows, self.layout = rows, layout
+        self._named = layout.split(rows)
+        self._columns: dict[tuple[str, ...], Tensor] = {}
+
+    def columns(self, names: tuple[str, ...]) -> Tensor:
+        """`(parameters, K)` of these parameters only."""
+        if names not in self._columns:
+            self._columns[names] = torch.cat([self._named[name].reshape(len(self.rows), -1) for name in names], 1).T
+        return self._columns[names]
+
+
+class Part(ABC):
+    """The gradients of B examples with respect to some of the parameters."""
+
+    @abstractmethod
+    def rows(self) -> Tensor:
+        """`(B, parameters)`."""
+
+    @abstractmethod
+    def total(self) -> Tensor:
+        """`(parameters,)`: the sum of the rows."""
+
+    @abstractmethod
+    def dot(self, other: Any) -> Tensor:
+        """Inner products `(B, C)` with another's of the same parameters."""
+
+    @abstractmethod
+    def squared(self) -> Tensor:
+        """`(B,)`, of each example with itself."""
+
+    @abstractmethod
+    def times(self, columns: Tensor) -> Tensor:
+        """`(B, K)`: the rows times columns `(parameters, K)`."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[Any]) -> Part:
+        """The examples of all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Part):
+    """Gradients as they are, `(B, parameters)`."""
+
+    values: Tensor
+
+    def rows(self) -> Tensor:
+        return self.values
+
+    def total(self) -> Tensor:
+        return self.values.sum(0)
+
+    def dot(self, other: Dense) -> Tensor:
+        return self.values @ other.values.T
+
+    def squared(self) -> Tensor:
+        return self.values.square().sum(1)
+
+    def times(self, columns: Tensor) -> Tensor:
+        return self.values @ columns
+
+    def joined(self, others: Sequence[Dense]) -> Dense:
+        return Dense(torch.cat([self.values, *(other.values for other in others)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Outer(Part):
+    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`; with a `bias`, as if right had a one behind it."""
+
+    left: Tensor
+    right: Tensor
+    bias: bool = False
+
+    def rows(self) -> Tensor:
+        weights: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
+        return torch.cat([weights, self.left.sum(1)], 1) if self.bias else weights
+
+    def total(self) -> Tensor:
+        weights = (self.left.flatten(0, 1).T @ self.right.flatten(0, 1)).flatten()
+        return torch.cat([weights, self.left.sum((0, 1))]) if self.bias else weights
+
+    @cached_property
+    def _kept(self) -> Tensor:
+        """The rows, for what is compared again and again."""
+        return self.rows()
+
+    def dot(self, other: Outer) -> Tensor:
+        (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self.right.shape[2]
+        if t == s == 1:
+            return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T + self.bias)
+        if b * c * t * s * (o + i) < (b * t + c * s) * o * i + b * c * o * i:
+            return self._by_places(other)
+        size = max(1, BUDGET.get() // (8 * o * i))
+        if b <= size:
+            return torch.cat([self._kept @ column.T for column in other._blocks(size)], 1)
+        return torch.cat([torch.cat([rows @ column.T for rows in self._blocks(size)]) for column in other._blocks(size)], 1)
+
+    def _by_places(self, other: Outer) -> Tensor:
+        """Place by place, without any gradient."""
+        b, c = len(self.left), len(other.left)
+        size = max(1, BUDGET.get() // (8 * c * self.left.shape[1] * other.left.shape[1]))
+        found = []
+        for start in range(0, b, size):
+            left, right = (x[start : start + size].flatten(0, 1) for x in (self.left, self.right))
+            both = (left @ other.left.flatten(0, 1).T) * (right @ other.right.flatten(0, 1).T + self.bias)
+            found.append(both.view(-1, self.left.shape[1], c, other.left.shape[1]).sum((1, 3)))
+        return torch.cat(found)
+
+    def squared(self) -> Tensor:
+        t, o, i = self.left.shape[1], self.left.shape[2], self.right.shape[2]
+        if t == 1:
+            return self.left.square().sum((1, 2)) * (self.right.square().sum((1, 2)) + self.bias)
+        if t * (o + i) < o * i:
+            return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2) + self.bias)).sum((1, 2))
+        return torch.cat([rows.square().sum(1) for rows in self._blocks(max(1, BUDGET.get() // (8 * o * i)))])
+
+    def times(self, columns: Tensor) -> Tensor:
+        size = max(1, BUDGET.get() // (8 * self.left.shape[2] * (self.right.shape[2] + self.bias)))
+        return torch.cat([rows @ columns for rows in self._blocks(size)])
+
+    def _blocks(self, size: int) -> Iterator[Tensor]:
+        for k in range(0, len(self.left), size):
+            yield Outer(self.left[k : k + size], self.right[k : k + size], self.bias).rows()
+
+    def whole(self) -> Outer:
+        """The same with the bias as one more column of what was received."""
+        ones = self.right.new_ones(*self.right.shape[:2], 1)
+        return Outer(self.left, torch.cat([self.right, ones], 2)) if self.bias else self
+
+    def joined(self, others: Sequence[Outer]) -> Outer:
+        if not others:
+            return self
+        left, right = (torch.cat([getattr(part, side) for part in (self, *others)]) for side in ("left", "right"))
+        return Outer(left, right, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Part):
+    """Of a table of vectors: `ids (B, T)` and the gradients `(B, T, D)` of the vectors that were looked up."""
+
+    ids: Tensor
+    left: Tensor
+    size: int
+
+    def rows(self) -> Tensor:
+        table = self.left.new_zeros(len(self.ids), self.size, self.left.shape[2])
+        return table.scatter_add_(1, self.ids[..., None].expand_as(self.left), self.left).flatten(1)
+
+    def total(self) -> Tensor:
+        table = self.left.new_zeros(self.size, self.left.shape[2])
+        return table.index_add_(0, self.ids.flatten(), self.left.flatten(0, 1)).flatten()
+
+    def dot(self, other: Lookup) -> Tensor:
+        same = self.ids.flatten()[:, None] == other.ids.flatten()
+        both = (self.left.flatten(0, 1) @ other.left.flatten(0, 1).T) * same
+        return both.view(len(self.ids), -1, len(other.ids), other.ids.shape[1]).sum((1, 3))
+
+    def squared(self) -> Tensor:
+        same = self.ids[:, :, None] == self.ids[:, None]
+        return ((self.left @ self.left.transpose(1, 2)) * same).sum((1, 2))
+
+    def times(self, columns: Tensor) -> Tensor:
+        table = columns.unflatten(0, (self.size, -1))
+        return torch.stack([torch.einsum("td,tdk->k", left, table[ids]) for left, ids in zip(self.left, self.ids, strict=True)])
+
+    def joined(self, others: Sequence[Lookup]) -> Lookup:
+        return Lookup(torch.cat([self.ids, *(o.ids for o in others)]), torch.cat([self.left, *(o.left for o in others)]), self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class SampleGradients:
+    """The gradients of B examples, in parts.
+
+    Attributes:
+        parts: by the name of a layer.
+        names: of each part, its parameters, in the order of its rows.
+    """
+
+    parts: Mapping[str, Part]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def dot(self, other: SampleGradients) -> Tensor:
+        """Inner products `(B, C)`."""
+        return sum((part.dot(other.parts[name]) for name, part in self.parts.items()), torch.zeros(()))
+
+    def squared(self) -> Tensor:
+        """`(B,)`."""
+        return sum((part.squared() for part in self.parts.values()), torch.zeros(()))
+
+    def rows(self) -> Tensor:
+        """`(B, parameters)`, multiplied out."""
+        return torch.cat([part.rows() for part in self.parts.values()], 1)
+
+    def joined(self, others: Sequence[SampleGradients]) -> SampleGradients:
+        """The examples of all of them."""
+        return SampleGradients({name: part.joined([o.parts[name] for o in others]) for name, part in self.parts.items()}, self.names)
+
+    def times(self, weights: Weights) -> Tensor:
+        """Inner products `(B, K)` with vectors."""
+        return sum((part.times(weights.columns(self.names[name])) for name, part in self.parts.items()), torch.zeros(()))
+
+    def flat(self, layout: Layout) -> Tensor:
+        """`(B, parameters)`, multiplied out, in the order of the layout."""
+        values: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            own = Layout({each: layout.shapes[each] for each in self.names[name]})
+            values |= own.split(part.rows())
+        return layout.joined(values)
