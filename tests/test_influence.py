@@ -253,5 +253,5 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
         self_influence(Checkpoints(model, [], load), DataLoader(dataset, 128), loss)
     with pytest.raises(InputError, match="no examples"):
         self_influence(Checkpoints(model, paths, load), [], loss)
-    with pytest.raises(InputError, match="no queries"):
+    with pytest.raises(InputError, match="queries holds no examples"):
         tracin(Checkpoints(model, paths, load), DataLoader(dataset, 128), [], loss)

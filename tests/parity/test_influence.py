@@ -152,3 +152,123 @@ def test_refusals(case, tmp_path):
         ours.TracInCP(model, train, folder, loss_fn=SUM, batch_size=0)
     with pytest.raises(OptionError, match="'max' or 'min'"):
         ours.SimilarityInfluence(model, "0", [], "", similarity_direction="best")
+
+
+# Influence functions
+
+
+def functions(library, name):
+    if library is ours:
+        return getattr(ours, name)
+    from captum.influence._core.arnoldi_influence_function import ArnoldiInfluenceFunction
+
+    return {"NaiveInfluenceFunction": theirs.NaiveInfluenceFunction, "ArnoldiInfluenceFunction": ArnoldiInfluenceFunction}[name]
+
+
+FUNCTIONS = {
+    "NaiveInfluenceFunction": {"projection_dim": 12, "hessian_reg": 0.1},
+    "ArnoldiInfluenceFunction": {"projection_dim": 6, "arnoldi_dim": 14, "arnoldi_tol": 1e-6, "hessian_reg": 0.1},
+}
+
+
+@pytest.fixture(scope="module", params=[perceptron, convolutions])
+def fitted(request, tmp_path_factory, data):
+    """A model that was trained for a while, in double precision."""
+    torch.manual_seed(1)
+    model, (x, y), path = request.param().double(), data[0].tensors, tmp_path_factory.mktemp("c") / "one.pt"
+    x, (q, z) = x.double(), data[1]
+    optimizer = torch.optim.Adam(model.parameters(), 0.05)
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.save(model.state_dict(), path)
+    return model, str(path), TensorDataset(x, y), (q.double(), z)
+
+
+OLD = pytest.mark.filterwarnings("ignore:To copy construct from a tensor", "ignore:A lambda")  # Captum's own
+
+
+@OLD
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_influence_functions(fitted, name, grouped):
+    model, path, train, test = fitted
+    options = {"loss_fn": SUM if grouped else NONE, "batch_size": 4, "sample_wise_grads_per_batch": grouped} | FUNCTIONS[name]
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    a = functions(ours, name)(model, train, path, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    b = functions(theirs, name)(model, train, path, **options)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(a.influence(test), b.influence(test), **close)
+    torch.testing.assert_close(a.self_influence(), b.self_influence(), **close)
+    torch.testing.assert_close(a.self_influence(test), b.self_influence(test), **close)
+    for proponents in (True, False):
+        own, other = (f.influence(test, k=3, proponents=proponents) for f in (a, b))
+        assert torch.equal(own.indices, other.indices)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, **close)
+    own, other = a.compute_intermediate_quantities(test), b.compute_intermediate_quantities(test)
+    torch.testing.assert_close(own @ own.T, other @ other.T, **close)
+    whole = a.compute_intermediate_quantities(test, aggregate=True)
+    torch.testing.assert_close(whole, own.sum(0, keepdim=True))
+    if name == "NaiveInfluenceFunction":
+        torch.testing.assert_close(own, other, **close)
+        assert a.R.shape == b.R.shape
+    else:
+        assert [tuple(v.shape for v in column) for column in a.R] == [tuple(v.shape for v in column) for column in b.R]
+
+
+@OLD
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_influence_functions_of_some_layers_and_another_hessian(fitted, name):
+    model, path, train, test = fitted
+    last = list(dict(model.named_modules()))[-1]
+    few = TensorDataset(*train[:8])
+    options = {"layers": [last], "loss_fn": NONE, "hessian_dataset": few, "batch_size": 5} | FUNCTIONS[name]
+    options["test_loss_fn"] = nn.MultiMarginLoss(reduction="none")
+    a, b = (functions(library, name)(model, train, path, **options) for library in (ours, theirs))
+    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-5, atol=1e-5)
+    # Captum forgets the other loss as soon as the k largest are wanted.
+    assert torch.equal(a.influence(test, k=2).indices, b.influence(test).topk(2).indices)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_influence_functions_leave_the_model_as_it_was(fitted, name):
+    model, path, train, test = fitted
+    torch.manual_seed(9)
+    other = perceptron().double() if isinstance(model[0], nn.Linear) else convolutions().double()
+    before = {n: p.clone() for n, p in other.state_dict().items()}
+    made = functions(ours, name)(other, train, path, loss_fn=NONE, batch_size=4, **FUNCTIONS[name])
+    same = functions(ours, name)(model, train, path, loss_fn=NONE, batch_size=4, **FUNCTIONS[name])
+    torch.testing.assert_close(made.influence(test), same.influence(test))  # by the checkpoint, whatever the model holds
+    assert all(torch.equal(p, before[n]) for n, p in other.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in other.parameters())
+    rows = [made.influence((test[0][i : i + 1], test[1][i : i + 1])) for i in range(4)]
+    torch.testing.assert_close(made.influence(test), torch.cat(rows))
+
+
+def test_influence_functions_refuse(fitted, tmp_path):
+    model, path, train, test = fitted
+    with pytest.raises(OptionError, match="no eigenvalue of the Hessian is above"):
+        ours.NaiveInfluenceFunction(model, train, path, loss_fn=NONE, hessian_inverse_tol=1e9)
+    with pytest.raises(FileError, match="cannot be loaded"):
+        ours.NaiveInfluenceFunction(model, train, str(tmp_path / "none.pt"), loss_fn=NONE)
+    with pytest.raises(InputError, match="shuffles"):
+        ours.NaiveInfluenceFunction(model, DataLoader(train, 4, shuffle=True), path, loss_fn=NONE)
+    with pytest.raises(OptionError, match="at least two"):
+        ours.ArnoldiInfluenceFunction(model, train, path, loss_fn=NONE, arnoldi_dim=1)
+
+
+def test_nearest_neighbours():
+    torch.manual_seed(0)
+    table, query = torch.randn(300, 7), torch.randn(5, 7)
+    found = ours.AnnoyNearestNeighbors()
+    found.setup(table)
+    indices, values = found.get_nearest_neighbors(query, 4)
+    expected = (query @ table.T).topk(4)
+    assert torch.equal(indices, expected.indices)
+    torch.testing.assert_close(values, expected.values)
+    with pytest.raises(OptionError, match="num_trees"):
+        ours.AnnoyNearestNeighbors(0)

@@ -78,6 +78,10 @@ class Part(ABC):
         """`(B, parameters)`."""
 
     @abstractmethod
+    def blocks(self) -> Iterator[Tensor]:
+        """The rows, as many at a time as the budget allows."""
+
+    @abstractmethod
     def total(self) -> Tensor:
         """`(parameters,)`: the sum of the rows."""
 
@@ -94,6 +98,10 @@ class Part(ABC):
         """`(B, K)`: the rows times columns `(parameters, K)`."""
 
     @abstractmethod
+    def scaled(self, factor: float) -> Part:
+        """All of them times a number."""
+
+    @abstractmethod
     def joined(self, others: Sequence[Any]) -> Part:
         """The examples of all of them."""
 
@@ -107,6 +115,9 @@ class Dense(Part):
     def rows(self) -> Tensor:
         return self.values
 
+    def blocks(self) -> Iterator[Tensor]:
+        yield self.values
+
     def total(self) -> Tensor:
         return self.values.sum(0)
 
@@ -118,6 +129,9 @@ class Dense(Part):
 
     def times(self, columns: Tensor) -> Tensor:
         return self.values @ columns
+
+    def scaled(self, factor: float) -> Dense:
+        return Dense(self.values * factor)
 
     def joined(self, others: Sequence[Dense]) -> Dense:
         return Dense(torch.cat([self.values, *(other.values for other in others)]))
@@ -152,8 +166,8 @@ class Outer(Part):
             return self._by_places(other)
         size = max(1, BUDGET.get() // (8 * o * i))
         if b <= size:
-            return torch.cat([self._kept @ column.T for column in other._blocks(size)], 1)
-        return torch.cat([torch.cat([rows @ column.T for rows in self._blocks(size)]) for column in other._blocks(size)], 1)
+            return torch.cat([self._kept @ column.T for column in other.blocks(size)], 1)
+        return torch.cat([torch.cat([rows @ column.T for rows in self.blocks(size)]) for column in other.blocks(size)], 1)
 
     def _by_places(self, other: Outer) -> Tensor:
         """Place by place, without any gradient."""
@@ -172,13 +186,13 @@ class Outer(Part):
             return self.left.square().sum((1, 2)) * (self.right.square().sum((1, 2)) + self.bias)
         if t * (o + i) < o * i:
             return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2) + self.bias)).sum((1, 2))
-        return torch.cat([rows.square().sum(1) for rows in self._blocks(max(1, BUDGET.get() // (8 * o * i)))])
+        return torch.cat([rows.square().sum(1) for rows in self.blocks()])
 
     def times(self, columns: Tensor) -> Tensor:
-        size = max(1, BUDGET.get() // (8 * self.left.shape[2] * (self.right.shape[2] + self.bias)))
-        return torch.cat([rows @ columns for rows in self._blocks(size)])
+        return torch.cat([rows @ columns for rows in self.blocks()])
 
-    def _blocks(self, size: int) -> Iterator[Tensor]:
+    def blocks(self, size: int | None = None) -> Iterator[Tensor]:
+        size = size or max(1, BUDGET.get() // (8 * self.left.shape[2] * (self.right.shape[2] + self.bias)))
         for k in range(0, len(self.left), size):
             yield Outer(self.left[k : k + size], self.right[k : k + size], self.bias).rows()
 
@@ -186,6 +200,9 @@ class Outer(Part):
         """The same with the bias as one more column of what was received."""
         ones = self.right.new_ones(*self.right.shape[:2], 1)
         return Outer(self.left, torch.cat([self.right, ones], 2)) if self.bias else self
+
+    def scaled(self, factor: float) -> Outer:
+        return Outer(self.left * factor, self.right, self.bias)
 
     def joined(self, others: Sequence[Outer]) -> Outer:
         if not others:
@@ -206,6 +223,11 @@ class Lookup(Part):
         table = self.left.new_zeros(len(self.ids), self.size, self.left.shape[2])
         return table.scatter_add_(1, self.ids[..., None].expand_as(self.left), self.left).flatten(1)
 
+    def blocks(self) -> Iterator[Tensor]:
+        size = max(1, BUDGET.get() // (8 * self.size * self.left.shape[2]))
+        for ids, left in zip(self.ids.split(size), self.left.split(size), strict=True):
+            yield Lookup(ids, left, self.size).rows()
+
     def total(self) -> Tensor:
         table = self.left.new_zeros(self.size, self.left.shape[2])
         return table.index_add_(0, self.ids.flatten(), self.left.flatten(0, 1)).flatten()
@@ -222,6 +244,9 @@ class Lookup(Part):
     def times(self, columns: Tensor) -> Tensor:
         table = columns.unflatten(0, (self.size, -1))
         return torch.stack([torch.einsum("td,tdk->k", left, table[ids]) for left, ids in zip(self.left, self.ids, strict=True)])
+
+    def scaled(self, factor: float) -> Lookup:
+        return Lookup(self.ids, self.left * factor, self.size)
 
     def joined(self, others: Sequence[Lookup]) -> Lookup:
         return Lookup(torch.cat([self.ids, *(o.ids for o in others)]), torch.cat([self.left, *(o.left for o in others)]), self.size)
@@ -254,6 +279,10 @@ class SampleGradients:
     def joined(self, others: Sequence[SampleGradients]) -> SampleGradients:
         """The examples of all of them."""
         return SampleGradients({name: part.joined([o.parts[name] for o in others]) for name, part in self.parts.items()}, self.names)
+
+    def scaled(self, factor: float) -> SampleGradients:
+        """All of them times a number."""
+        return SampleGradients({name: part.scaled(factor) for name, part in self.parts.items()}, self.names)
 
     def times(self, weights: Weights) -> Tensor:
         """Inner products `(B, K)` with vectors."""

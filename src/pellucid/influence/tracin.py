@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import FileError, InputError, OptionError
+from ..errors import FileError, OptionError
 from ..progress import Bar
+from .examples import Batch, Examples, examples_of
 from .gradients import sample_gradients
 from .loss import Loss
 from .parts import SampleGradients
+from .store import Store
 
 __all__ = ["Checkpoints", "projected", "self_influence", "tracin"]
 
@@ -57,14 +59,15 @@ class Checkpoints:
 
 def tracin(
     checkpoints: Checkpoints,
-    train: Iterable[Sequence[Any]],
-    queries: Iterable[Sequence[Any]],
+    train: Any,
+    queries: Any,
     loss: Loss | None,
     query_loss: Loss | None = None,
     layers: Sequence[nn.Module] | None = None,
     aggregate: bool = False,
     progress: bool | None = None,
     gradients: Gradients = sample_gradients,
+    store: Store | None = None,
 ) -> Tensor:
     """`sum over checkpoints of rate * gradient(train) . gradient(query)`, `(queries, train)`: proponents positive.
 
@@ -73,41 +76,39 @@ def tracin(
     Source: Pruthi et al. 2020, equation 1 (TracInCP).
 
     Args:
-        train, queries: batches (inputs, ..., labels), in the same order every time they are iterated.
+        train, queries: `Examples`, or what they are made of: a loader, a data set, tensors, a list of batches.
         loss: of training examples; query_loss: of queries, the same by default.
         layers: compare the gradients of these only.
         aggregate: add up the queries, `(1, train)`.
         gradients: what gives the gradients of a batch, as `sample_gradients` does.
+        store: keeps the scores as they come; an interrupted run goes on from there.
 
     Raises:
-        InputError: no examples, or a loader whose size changes.
+        InputError: no examples, or a loader that gives others in the next pass.
     """
-    total: Tensor | None = None
-    rows = _length(train)
-    with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * (rows or 0), "influence", progress) as bar:
-        for rate in rates:
+    train, queries, kept = examples_of(train), examples_of(queries, "queries"), store or Store()
+    total: Tensor = torch.zeros(())
+    with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * len(train), "influence", progress) as bar:
+        for number, rate in enumerate(rates):
             asked = _gathered(checkpoints.model, queries, query_loss or loss, layers, gradients)
-            parts = []
-            for batch in train:
-                own = gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers)
-                parts.append(rate * asked.dot(own))
-                bar.update(parts[-1].shape[1])
-            if not parts:
-                raise InputError("the training data holds no examples")
-            scores = torch.cat(parts, 1)
-            scores = scores.sum(0, keepdim=True) if aggregate else scores
-            if total is not None and total.shape != scores.shape:
-                raise InputError(
-                    f"the data had {total.shape[1]} examples, and now has {scores.shape[1]}; give loaders that repeat themselves"
-                )
-            total = scores if total is None else total + scores
-    assert total is not None  # there is at least one checkpoint
+            rows = kept.rows(
+                f"scores-{number}", train.on(checkpoints.model), _against(checkpoints.model, asked, loss, layers, gradients), bar
+            )
+            scores = rate * rows.joined().T
+            total = total + (scores.sum(0, keepdim=True) if aggregate else scores)
     return total
+
+
+def _against(
+    model: nn.Module, asked: SampleGradients, loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
+) -> Callable[[Batch], Tensor]:
+    """Inner products `(B, C)` of a batch's gradients with those of the queries."""
+    return lambda batch: gradients(model, batch[:-1], batch[-1], loss, layers).dot(asked)
 
 
 def self_influence(
     checkpoints: Checkpoints,
-    train: Iterable[Sequence[Any]],
+    train: Any,
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     progress: bool | None = None,
@@ -117,23 +118,20 @@ def self_influence(
 
     Source: Pruthi et al. 2020, section 4.1.
     """
-    total: Tensor | None = None
-    with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * (_length(train) or 0), "self influence", progress) as bar:
+    train, total = examples_of(train), torch.zeros(())
+    with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * len(train), "self influence", progress) as bar:
         for rate in rates:
             parts = []
-            for batch in train:
+            for batch in train.on(checkpoints.model):
                 parts.append(rate * gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers).squared())
                 bar.update(len(parts[-1]))
-            if not parts:
-                raise InputError("the training data holds no examples")
-            total = torch.cat(parts) if total is None else total + torch.cat(parts)
-    assert total is not None  # there is at least one checkpoint
+            total = total + torch.cat(parts)
     return total
 
 
 def projected(
     checkpoints: Checkpoints,
-    data: Iterable[Sequence[Any]],
+    data: Any,
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     project: Callable[[int, SampleGradients], Tensor] | None = None,
@@ -144,26 +142,16 @@ def projected(
     Args:
         project: from the number of a checkpoint and gradients to vectors; by default the gradients, multiplied out.
     """
-    found = []
+    found, data = [], examples_of(data, "the data")
     with checkpoints.loaded() as rates:
         for number, rate in enumerate(rates):
-            each = (gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers) for batch in data)
+            each = (gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers) for batch in data.on(checkpoints.model))
             found.append(torch.cat([rate**0.5 * (g.rows() if project is None else project(number, g)) for g in each]))
     return torch.cat(found, 1)
 
 
 def _gathered(
-    model: nn.Module, data: Iterable[Sequence[Any]], loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
+    model: nn.Module, data: Examples, loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
 ) -> SampleGradients:
-    found = [gradients(model, batch[:-1], batch[-1], loss, layers) for batch in data]
-    if not found:
-        raise InputError("there are no queries; give at least one example")
+    found = [gradients(model, batch[:-1], batch[-1], loss, layers) for batch in data.on(model)]
     return found[0].joined(found[1:])
-
-
-def _length(data: Any) -> int | None:
-    known = getattr(data, "dataset", None)
-    try:
-        return len(known) if known is not None else None
-    except TypeError:
-        return None

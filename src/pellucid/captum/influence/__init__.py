@@ -1,0 +1,24 @@
+"""Captum's influence classes: TracIn by checkpoints, influence functions, similarity of activations."""
+
+from .base import DataInfluence, KMostInfluentialResults
+from .functions import ArnoldiInfluenceFunction, InfluenceFunctionBase, IntermediateQuantitiesInfluenceFunction, NaiveInfluenceFunction
+from .neighbours import AnnoyNearestNeighbors, NearestNeighbors
+from .similarity import SimilarityInfluence, cosine_similarity
+from .tracincp import TracInCP, TracInCPBase, TracInCPFast, TracInCPFastRandProj
+
+__all__ = [
+    "AnnoyNearestNeighbors",
+    "ArnoldiInfluenceFunction",
+    "DataInfluence",
+    "InfluenceFunctionBase",
+    "IntermediateQuantitiesInfluenceFunction",
+    "KMostInfluentialResults",
+    "NaiveInfluenceFunction",
+    "NearestNeighbors",
+    "SimilarityInfluence",
+    "TracInCP",
+    "TracInCPBase",
+    "TracInCPFast",
+    "TracInCPFastRandProj",
+    "cosine_similarity",
+]

@@ -1,0 +1,191 @@
+"""The influence methods by name: from a study to a score for every query and training example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..explanation import Check
+from ..hooks import watch
+from ..model import undisturbed
+from ..progress import Bar
+from .ek_fac import ek_fac
+from .examples import Batch, size_of
+from .inverse import ConjugateGradient, Inverse, Lissa, arnoldi, dense
+from .neighbours import LIKENESSES
+from .parts import Weights
+from .representer import features_of, representer
+from .study import Scored, Study
+from .tracin import tracin
+from .trak import trak
+
+__all__ = ["INFLUENCES"]
+
+
+Method = Callable[..., Scored]
+
+
+def _tracin(study: Study) -> Scored:
+    """Inner products of gradients at checkpoints, times learning rates (Pruthi et al. 2020)."""
+    values = tracin(
+        study.checkpoints, study.train, study.queries, study.loss, study.query_loss, study.layers, False, study.progress, store=study.store
+    )
+    return Scored(values, unit="loss taken away by a step on the example")
+
+
+def _tracin_last(study: Study, layer: nn.Module | str | None = None) -> Scored:
+    """The same with the gradients of one layer, by default the last linear one."""
+    values = tracin(
+        study.checkpoints, study.train, study.queries, study.loss, study.query_loss, [study.layer(layer)], False, study.progress,
+        store=study.store
+    )  # fmt: skip
+    return Scored(values, unit="loss taken away by a step on the example")
+
+
+def _exact(study: Study, damping: float = 0.0, curvature: str = "hessian", tolerance: float = 0.0) -> Scored:
+    """By the whole Hessian of the training loss, for a few thousand parameters (Koh and Liang 2017)."""
+    size = study.curvature(curvature).layout.size
+    if size**2 * 8 > 4 * study.memory:
+        raise OptionError(
+            f"the Hessian of {size:,} parameters takes {size**2 * 8 / 2**30:.1f} GiB; choose layers=, or another method: "
+            "'conjugate_gradient', 'arnoldi', 'ek_fac'"
+        )
+    return _curved(study, lambda bar: dense(study.curvature(curvature), _all(study, damping), tolerance, None, bar))
+
+
+def _conjugate_gradient(
+    study: Study, damping: float = 0.01, curvature: str = "gauss_newton", tolerance: float = 1e-3, steps: int = 100
+) -> Scored:
+    """By solving with products of the Hessian or Gauss-Newton matrix (Martens 2010)."""
+    return _curved(study, lambda bar: ConjugateGradient(study.curvature(curvature), _all(study, damping), tolerance, steps, bar))
+
+
+def _lissa(study: Study, damping: float = 0.01, curvature: str = "gauss_newton", depth: int = 1000, scale: float | None = None) -> Scored:
+    """By a series of products with the matrix of one batch each (Agarwal et al. 2017)."""
+    return _curved(study, lambda bar: Lissa(study.curvature(curvature), _all(study, damping), depth, scale, study.seed, bar))
+
+
+def _arnoldi(
+    study: Study,
+    damping: float = 0.0,
+    curvature: str = "hessian",
+    steps: int = 200,
+    dimensions: int | None = 50,
+    start_tolerance: float = 1e-3,
+    tolerance: float = 1e-4,
+) -> Scored:
+    """By the largest eigenvalues, found in a Krylov space (Schioppa et al. 2022)."""
+    return _curved(
+        study,
+        lambda bar: arnoldi(
+            study.curvature(curvature), _all(study, damping), steps, dimensions, start_tolerance, tolerance, study.seed, True, bar
+        ),
+    )
+
+
+def _ek_fac(study: Study, damping: float | None = None, draws: int | None = None) -> Scored:
+    """By the Fisher matrix of each layer, in Kronecker-factored eigenvectors (George et al. 2018, Grosse et al. 2023)."""
+    own = None if damping is None else _all(study, damping)
+    return _curved(study, lambda bar: ek_fac(study.curvature("gauss_newton"), own, draws, study.seed, bar))
+
+
+def _all(study: Study, damping: float) -> float:
+    """Of the summed loss, from that of the mean loss."""
+    if damping < 0:
+        raise OptionError(f"damping is {damping}; it must not be negative")
+    return damping * sum(map(size_of, study.train))
+
+
+def _curved(study: Study, make: Callable[[Bar], Inverse]) -> Scored:
+    """What leaving out an example would add to the loss of a query, to first order; the mean over checkpoints."""
+    checks: dict[str, Check] = {}
+    with study.bar("influence") as bar:
+
+        def of_one(number: int) -> Tensor:
+            solved = study.store.tensor(f"solved-{number}", lambda: _solved(study, make(bar), checks))
+            return _along(study, solved, f"scores-{number}", bar)
+
+        values = study.mean(of_one)
+    return Scored(values, tuple(checks.values()), "loss that leaving the example out would add")
+
+
+def _solved(study: Study, inverse: Inverse, checks: dict[str, Check]) -> Tensor:
+    """`(C, parameters)`: the gradients of the queries, times the inverse."""
+    layout, found = study.curvature("hessian").layout, []
+    for batch in study.queries.on(study.model):
+        solved, noticed = inverse.times(study.gradients(batch, study.query_loss).flat(layout))
+        found.append(solved)
+        checks |= {check.name: check for check in noticed if check.passed <= checks.get(check.name, check).passed}
+    return torch.cat(found)
+
+
+def _along(study: Study, solved: Tensor, name: str, bar: Bar) -> Tensor:
+    """`(C, N)`: as many queries at a time as memory allows, each time with a pass over the training examples."""
+    layout, found = study.curvature("hessian").layout, []
+    together = max(1, study.memory // (2 * solved[0].nbytes))
+    for number, vectors in enumerate(solved.to(next(study.model.parameters()).device).split(together)):
+        found.append(study.rows(f"{name}-{number}", _against(study, Weights(vectors, layout)), bar).joined().T)
+    return torch.cat(found)
+
+
+def _against(study: Study, weights: Weights) -> Callable[[Batch], Tensor]:
+    return lambda batch: study.gradients(batch).times(weights)
+
+
+def _representer(study: Study, layer: nn.Module | str | None = None, penalty: float = 1e-3, steps: int = 1000) -> Scored:
+    """The parts of a query's logit that training examples give, at the last layer fitted with a penalty (Yeh et al. 2018)."""
+    last = study.layer(layer)
+    if not isinstance(last, nn.Linear):
+        raise OptionError(f"layer is {type(last).__name__}; representer points need the last nn.Linear")
+    checks: dict[str, Check] = {}
+
+    def of_one(_: int) -> Tensor:
+        found = representer(study.model, last, study.train, study.loss, penalty, steps)
+        checks.update({check.name: check for check in found.checks if check.passed <= checks.get(check.name, check).passed})
+        asked = [(features_of(study.model, last, batch[:-1])[0].double(), batch[-1]) for batch in study.queries.on(study.model)]
+        return torch.cat([found.scores(points, labels) for points, labels in asked])
+
+    return Scored(study.mean(of_one), tuple(checks.values()), "part of the logit of the label")
+
+
+def _similarity(study: Study, layer: nn.Module | str | None = None, likeness: str = "cosine") -> Scored:
+    """How like the activations at a layer are; by default what the last linear layer receives."""
+    if likeness not in LIKENESSES:
+        raise OptionError(f"likeness is {likeness!r}; choose one of {', '.join(map(repr, LIKENESSES))}")
+    compare = LIKENESSES[likeness]
+    with study.bar("similarity") as bar:
+
+        def of_one(number: int) -> Tensor:
+            asked = torch.cat([_activations(study, layer, batch) for batch in study.queries.on(study.model)])
+            return study.rows(f"scores-{number}", lambda batch: compare(_activations(study, layer, batch), asked), bar).joined().T
+
+        values = study.mean(of_one)
+    return Scored(values, unit=f"{likeness.replace('_', ' ')} of activations")
+
+
+def _activations(study: Study, layer: nn.Module | str | None, batch: Batch) -> Tensor:
+    chosen = study.layer(layer)
+    if layer is None:
+        return features_of(study.model, chosen, batch[:-1])[0].flatten(1)
+    with undisturbed((study.model,)), torch.no_grad(), watch([chosen]) as seen:
+        study.model(*batch[:-1])
+    if not seen[0] or not seen[0][0]:
+        raise OptionError(f"layer {layer!r} does not run, or returns no tensor; choose another")
+    return seen[0][0][0].flatten(1)
+
+
+INFLUENCES: Mapping[str, Method] = {
+    "tracin": _tracin,
+    "tracin_last": _tracin_last,
+    "exact": _exact,
+    "conjugate_gradient": _conjugate_gradient,
+    "lissa": _lissa,
+    "arnoldi": _arnoldi,
+    "ek_fac": _ek_fac,
+    "trak": trak,
+    "representer": _representer,
+    "similarity": _similarity,
+}

@@ -1,0 +1,81 @@
+"""What an influence method is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..explanation import Check
+from ..inside import layer_named
+from ..progress import Bar
+from .curvature import Curvature
+from .examples import Batch, Examples
+from .gradients import sample_gradients
+from .loss import Loss
+from .parts import SampleGradients, within
+from .representer import last_linear
+from .store import Rows, Store
+from .tracin import Checkpoints
+
+__all__ = ["Scored", "Study"]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What an influence method is asked."""
+
+    checkpoints: Checkpoints
+    train: Examples
+    queries: Examples
+    loss: Loss
+    query_loss: Loss
+    layers: Sequence[nn.Module] | None = None
+    store: Store = field(default_factory=Store)
+    memory: int = 2**30
+    seed: int = 0
+    progress: bool | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        return self.checkpoints.model
+
+    @contextmanager
+    def bar(self, label: str) -> Iterator[Bar]:
+        """Progress over the training examples of all checkpoints; some methods take more passes than one."""
+        with Bar(len(self.checkpoints.each) * len(self.train), label, self.progress) as bar:
+            yield bar
+
+    def mean(self, of_one: Callable[[int], Tensor]) -> Tensor:
+        """Of what is found at each checkpoint, by its number."""
+        with self.checkpoints.loaded() as rates, within(self.memory // 8):
+            return torch.stack([of_one(number) for number, _ in enumerate(rates)]).mean(0)
+
+    def gradients(self, batch: Batch, loss: Loss | None = None) -> SampleGradients:
+        """Of the training loss, or of another."""
+        return sample_gradients(self.model, batch[:-1], batch[-1], loss or self.loss, self.layers)
+
+    def rows(self, name: str, of_batch: Callable[[Batch], Tensor], bar: Bar) -> Rows:
+        """A row for each training example, kept where there is a store."""
+        return self.store.rows(name, self.train.on(self.model), of_batch, bar)
+
+    def curvature(self, kind: str) -> Curvature:
+        return Curvature(self.model, self.train, self.loss, kind, self.layers)
+
+    def layer(self, given: nn.Module | str | None) -> nn.Module:
+        """A module by itself or by name; None: the last linear layer."""
+        if isinstance(given, str):
+            return layer_named((self.model,), given)
+        return last_linear(self.model) if given is None else given
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """`(C, N)`, positive where a training example speaks for the query; what was noticed; and in what unit."""
+
+    values: Tensor
+    checks: tuple[Check, ...] = ()
+    unit: str = "influence"
