@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .batch import Run
-from .errors import IncompleteAttribution, OptionError, UntrustedResult
+from .errors import OptionError
 from .explanation import Check, Cost, Display, Explanation, Found, Pooling
 from .inputs import Tensors, as_tensors, differentiable, draws, references
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
@@ -20,7 +20,7 @@ from .memory import Peak
 from .methods import ATTENTIONS, DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
-from .trust import health_of, provenance_of
+from .trust import health_of, provenance_of, refuse
 from .view import InputView, at_input
 
 __all__ = ["explain", "explain_each"]
@@ -184,7 +184,7 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
     explanations = [_of_target(common, view, found.of_target(i), pick, guess.check, run) for i, pick in enumerate(picks)]
     if question.strict:
         for explanation in explanations:
-            _refuse(explanation)
+            refuse(explanation)
     return explanations
 
 
@@ -293,13 +293,6 @@ def _has_classes(output: Any) -> bool:
 
 def _is_distribution(output: Tensor) -> bool:
     return bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3)
-
-
-def _refuse(explanation: Explanation) -> None:
-    doubts = [check for check in explanation.health if not check.passed or check.guessed]
-    if doubts:
-        kind = IncompleteAttribution if any(check.name == "completeness" for check in doubts) else UntrustedResult
-        raise kind(f"{explanation.method} with strict=True: " + "; ".join(f"{check.name}: {check.message}" for check in doubts))
 
 
 def _display(question: Question, features: Tensors, pooling: Pooling) -> Display:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FileError
+from .gallery import Gallery
 from .inputs import joined
 from .task import Kind
 
@@ -130,12 +131,13 @@ class Display:
     """What a picture of the explanation needs to know about the data.
 
     Attributes:
-        kind: image, table, text, series or plain tensor.
+        kind: image, table, text, series, plain tensor; or examples, where training examples are what is attributed to.
         names: columns of a table or tokens of a text.
         classes: the classes' names, in the order of the model's output.
         picture: `(H, W, 3)` or `(H, W)` uint8: the (first) example as a person sees it; images only.
         pooling: how the attributions of one pixel's channels or one token's embedding become one number: sum, norm, mean.
         cells: of a table, what stands in each example's columns, in words ("clerk", "41").
+        gallery: of training examples, what those look like that matter most.
     """
 
     kind: Kind = "tensor"
@@ -144,12 +146,16 @@ class Display:
     picture: NDArray[np.uint8] | None = None
     pooling: Pooling = "sum"
     cells: tuple[tuple[str, ...], ...] = ()
+    gallery: Gallery | None = None
 
     @classmethod
-    def _from(cls, words: Mapping[str, Any], picture: NDArray[np.uint8] | None) -> Display:
-        """What was saved; earlier files have no cells."""
+    def _from(cls, words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Display:
+        """What was saved; earlier files have no cells and no gallery."""
+        picture = tensors["picture"].numpy() if "picture" in tensors else None
         told = cls(words["kind"], tuple(words["names"]), tuple(words["classes"]), picture, words["pooling"])
-        return replace(told, cells=tuple(map(tuple, words.get("cells", ()))))
+        shown = {name.removeprefix("gallery."): tensor for name, tensor in tensors.items() if name.startswith("gallery.")}
+        gallery = None if words.get("gallery") is None else Gallery.of(words["gallery"], shown)
+        return replace(told, cells=tuple(map(tuple, words.get("cells", ()))), gallery=gallery)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +163,8 @@ class Explanation:
     """What a method found about a batch of predictions.
 
     Attributes:
-        attributions: one tensor per input, of the input's shape, dtype and device.
-        features: what was attributed: the inputs.
+        attributions: one tensor per input, of the input's shape, dtype and device; of training examples, `(B, N)`.
+        features: what was attributed: the inputs; of training examples, the queries' inputs.
         baselines: what they were compared with, where the method compares; of the features' shapes.
         scores: `(B,)`, the model's score of each example for the target.
         baseline_scores: `(B,)`, the score of the baselines, where the method has any.
@@ -265,9 +271,12 @@ class Explanation:
                 yield name, tensor.detach().cpu().contiguous().clone()
         if self.display.picture is not None:
             yield "picture", torch.from_numpy(np.array(self.display.picture))
+        if self.display.gallery is not None:
+            yield from ((f"gallery.{name}", picture) for name, picture in self.display.gallery.pictures().items())
 
     def _words(self) -> dict[str, Any]:
         display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling", "cells")}
+        display["gallery"] = None if self.display.gallery is None else self.display.gallery.words()
         provenance = asdict(replace(self.provenance, versions=dict(self.provenance.versions)))
         return {
             "format": FORMAT,
@@ -287,7 +296,6 @@ class Explanation:
         if missing := {"attributions.0", "features.0", "scores"} - set(tensors):
             raise ValueError(f"{', '.join(sorted(missing))} is missing")
         grouped = {g: tuple(tensors[f"{g}.{i}"] for i in range(sum(n.startswith(f"{g}.") for n in tensors))) for g in GROUPS}
-        picture = tensors["picture"].numpy() if "picture" in tensors else None
         return cls(
             attributions=grouped["attributions"],
             features=grouped["features"],
@@ -300,7 +308,7 @@ class Explanation:
             health=tuple(Check(**check) for check in words["health"]),
             cost=Cost(**words["cost"]),
             provenance=Provenance(**words["provenance"]),
-            display=Display._from(words["display"], picture),
+            display=Display._from(words["display"], tensors),
         )
 
 

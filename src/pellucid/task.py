@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 __all__ = ["Kind", "Sample", "Task"]
 
-Kind = Literal["image", "table", "text", "series", "tensor"]
+Kind = Literal["image", "table", "text", "series", "tensor", "examples"]
 
 
 @dataclass(frozen=True, eq=False)

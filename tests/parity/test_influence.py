@@ -250,7 +250,7 @@ def test_influence_functions_leave_the_model_as_it_was(fitted, name):
 
 
 def test_influence_functions_refuse(fitted, tmp_path):
-    model, path, train, test = fitted
+    model, path, train, _ = fitted
     with pytest.raises(OptionError, match="no eigenvalue of the Hessian is above"):
         ours.NaiveInfluenceFunction(model, train, path, loss_fn=NONE, hessian_inverse_tol=1e9)
     with pytest.raises(FileError, match="cannot be loaded"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..explanation import Check
 from ..inside import layer_named
 from ..progress import Bar
+from .checkpoints import Checkpoints
 from .curvature import Curvature
 from .examples import Batch, Examples
 from .gradients import sample_gradients
@@ -19,7 +20,6 @@ from .loss import Loss
 from .parts import SampleGradients, within
 from .representer import last_linear
 from .store import Rows, Store
-from .tracin import Checkpoints
 
 __all__ = ["Scored", "Study"]
 

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import FileError, OptionError
 from ..progress import Bar
+from .checkpoints import Checkpoints
 from .examples import Batch, Examples, examples_of
 from .gradients import sample_gradients
 from .loss import Loss
 from .parts import SampleGradients
 from .store import Store
 
-__all__ = ["Checkpoints", "projected", "self_influence", "tracin"]
+__all__ = ["projected", "self_influence", "tracin"]
 
 # (model, inputs, labels, loss, layers) -> the gradients of a batch
 Gradients = Callable[..., SampleGradients]
-# (model, checkpoint) -> the learning rate of its step; the model then has its weights
-Load = Callable[[nn.Module, Any], Any]
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """Checkpoints of a model's training, and how one is loaded into it."""
-
-    model: nn.Module
-    each: Sequence[Any]
-    load: Load
-
-    @contextmanager
-    def loaded(self) -> Iterator[Iterator[float]]:
-        """The learning rate of each, the model having its weights; afterwards it has its own again.
-
-        Raises:
-            OptionError: there are none. FileError: one that cannot be loaded, or does not fit the model.
-        """
-        if not self.each:
-            raise OptionError("there are no checkpoints; give at least one")
-        own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        try:
-            yield map(self._rate, self.each)
-        finally:
-            self.model.load_state_dict(own)
-
-    def _rate(self, checkpoint: Any) -> float:
-        try:
-            rate = self.load(self.model, checkpoint)
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-            raise FileError(f"the checkpoint {checkpoint!r} cannot be loaded into the model: {error}") from error
-        return 1.0 if rate is None else float(rate)
 
 
 def tracin(

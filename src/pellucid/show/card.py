@@ -24,7 +24,7 @@ from .text import highlighted, words_of
 __all__ = ["card", "costs", "pictured", "styled_card", "verdict"]
 
 SHARP = 150
-NARROW: Mapping[str, Mapping[str, Any]] = {"image": {"original": False}, "series": {"width": 4.2}}
+NARROW: Mapping[str, Mapping[str, Any]] = {"image": {"original": False}, "series": {"width": 4.2}, "examples": {"width": 6.0}}
 
 
 def styled_card(explanation: Explanation, example: int = 0) -> str:
@@ -112,6 +112,7 @@ BODIES: Mapping[str, Callable[[Explanation, int, bool], str]] = {
     "text": _text,
     "table": _table,
     "tensor": _table,
+    "examples": _picture,
 }
 
 

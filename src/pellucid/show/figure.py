@@ -15,6 +15,7 @@ from .scale import one_of
 from .series import draw_series
 from .table import draw_table
 from .text import draw_text
+from .training import draw_training
 
 __all__ = ["KINDS", "drawn"]
 
@@ -24,6 +25,7 @@ KINDS: Mapping[str, Callable[..., Figure]] = {
     "text": draw_text,
     "series": draw_series,
     "tensor": draw_table,
+    "examples": draw_training,
 }
 
 

@@ -250,7 +250,7 @@ def _width(word: str) -> float:
     with warnings.catch_warnings():
         # A sign that the fonts lack is as wide as the box drawn in its place.
         warnings.simplefilter("ignore")
-        path = TextPath((0, 0), literal(word) or " ", size=SIZE, prop=FontProperties(family=_fonts()))
+        path = TextPath((0, 0), literal(word) or " ", size=SIZE, prop=FontProperties(family=fonts()))
     return max(float(path.get_extents().width), SIZE / 4) / 72 if len(path.vertices) else SIZE / 4 / 72
 
 
@@ -261,7 +261,8 @@ def _known_fonts() -> tuple[str, ...]:
     return tuple(name for name in FONTS if name in known)
 
 
-def _fonts() -> list[str]:
+def fonts() -> list[str]:
+    """The usual ones, and after them those that have what they lack."""
     return [*rcParams["font.family"], *_known_fonts()]
 
 
@@ -269,7 +270,7 @@ def legible(figure: Figure) -> Figure:
     """The figure, with fonts for the signs that the usual one lacks; those may have no bold."""
     for text in figure.findobj(Text):
         if isinstance(text, Text) and IDEOGRAPHS.search(text.get_text()):
-            text.set(fontfamily=_fonts(), fontweight="normal")
+            text.set(fontfamily=fonts(), fontweight="normal")
     return figure
 
 
@@ -332,7 +333,7 @@ def _write(axes: Axes, box: _Box) -> None:
     axes.add_patch(patch)
     ink = "#6a6a6a" if box.special and faint else ink_on(colour)
     text = _Quiet(box.left + box.width / 2, top + BOX * 0.7, literal(box.word), ha="center", va="baseline", fontsize=SIZE, color=ink)
-    text.set_fontfamily(_fonts())
+    text.set_fontfamily(fonts())
     if box.special:
         text.set_fontstyle("italic")
     axes.add_artist(text)

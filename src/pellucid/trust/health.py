@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..explanation import Check, Found
+from ..errors import IncompleteAttribution, UntrustedResult
+from ..explanation import Check, Explanation, Found
 from ..inputs import accurate, joined
 from ..model import in_train_mode
 from ..view import View
 
-__all__ = ["GAP", "SPREAD", "concerns", "health_of", "relative_gap"]
+__all__ = ["GAP", "SPREAD", "concerns", "health_of", "refuse", "relative_gap"]
 
 # A gap of 5 % of what is explained is where a reader would begin to draw other conclusions; a law that holds up to rounding
 # is broken much earlier.
@@ -129,3 +130,15 @@ def _tolerance(view: View, found: Found) -> Check | None:
 
 
 CHECKS: tuple[Callable[[View, Found], Check | None], ...] = (_finite, _signal, _mode, _completeness, _conservation, _spread, _tolerance)
+
+
+def refuse(explanation: Explanation) -> None:
+    """For `strict`: no explanation that failed a check, or whose target was guessed.
+
+    Raises:
+        UntrustedResult: it did; IncompleteAttribution if its numbers do not add up.
+    """
+    doubts = [check for check in explanation.health if not check.passed or check.guessed]
+    if doubts:
+        kind = IncompleteAttribution if any(check.name == "completeness" for check in doubts) else UntrustedResult
+        raise kind(f"{explanation.method} with strict=True: " + "; ".join(f"{check.name}: {check.message}" for check in doubts))

@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import InputError, OptionError
 from ...influence.neighbours import top
 
-__all__ = ["DataInfluence", "KMostInfluentialResults", "batches_of", "load_flexible_state_dict", "loader_of", "most"]
+__all__ = ["DataInfluence", "KMostInfluentialResults", "batches_of", "loader_of", "most"]
 
 
 class KMostInfluentialResults(NamedTuple):
@@ -29,15 +28,6 @@ class DataInfluence(ABC):
     @abstractmethod
     def influence(self, inputs: Any = None, **kwargs: Any) -> Any:
         """The influence of training examples on test examples."""
-
-
-def load_flexible_state_dict(model: nn.Module, path: Any) -> float:
-    """Load a state dict, saved from the model itself or from its `DataParallel`; the learning rate that it holds, else 1."""
-    held = torch.load(path, map_location="cpu")
-    rate = held.pop("learning_rate", 1.0) if isinstance(held, dict) else 1.0
-    inner = model.module if isinstance(model, nn.DataParallel) else model
-    inner.load_state_dict({name.removeprefix("module."): value for name, value in held.items()})
-    return float(rate)
 
 
 def loader_of(dataset: Dataset[Any] | DataLoader[Any], batch_size: int | None) -> DataLoader[Any]:

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import OptionError
+from ...influence.checkpoints import Checkpoints, load_weights
 from ...influence.curvature import Curvature
 from ...influence.examples import Examples
 from ...influence.gradients import sample_gradients
 from ...influence.inverse import LowRank, arnoldi, dense
 from ...influence.parts import Weights
-from ...influence.tracin import Checkpoints
 from ...inside import layer_named
 from ...progress import Bar
-from .base import DataInfluence, KMostInfluentialResults, batches_of, load_flexible_state_dict, loader_of, most
+from .base import DataInfluence, KMostInfluentialResults, batches_of, loader_of, most
 
 __all__ = ["ArnoldiInfluenceFunction", "InfluenceFunctionBase", "IntermediateQuantitiesInfluenceFunction", "NaiveInfluenceFunction"]
 
@@ -36,7 +36,7 @@ class InfluenceFunctionBase(DataInfluence):
         model: nn.Module,
         train_dataset: Data,
         checkpoint: str,
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         layers: list[str] | None = None,
         loss_fn: LossFunction = None,
         batch_size: int | None = 1,
@@ -105,7 +105,7 @@ class NaiveInfluenceFunction(IntermediateQuantitiesInfluenceFunction):
         model: nn.Module,
         train_dataset: Data,
         checkpoint: str,
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         layers: list[str] | None = None,
         loss_fn: LossFunction = None,
         batch_size: int | None = 1,
@@ -147,7 +147,7 @@ class ArnoldiInfluenceFunction(IntermediateQuantitiesInfluenceFunction):
         model: nn.Module,
         train_dataset: Data,
         checkpoint: str,
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         layers: list[str] | None = None,
         loss_fn: LossFunction = None,
         batch_size: int | None = 1,

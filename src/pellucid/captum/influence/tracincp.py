@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ...errors import FileError, OptionError
+from ...errors import OptionError
 from ...influence import Checkpoints, Outer, SampleGradients, projected, sample_gradients, self_influence, tracin
+from ...influence.checkpoints import load_weights
 from ...inside import layer_named
 from ...seeds import generator
-from .base import DataInfluence, KMostInfluentialResults, batches_of, load_flexible_state_dict, loader_of, most
+from .base import DataInfluence, KMostInfluentialResults, batches_of, loader_of, most
 
 __all__ = ["TracInCP", "TracInCPBase", "TracInCPFast", "TracInCPFastRandProj"]
 
@@ -27,7 +28,7 @@ class TracInCPBase(DataInfluence):
         model: nn.Module,
         train_dataset: Dataset[Any] | DataLoader[Any],
         checkpoints: str | list[str] | Iterator[str],
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         loss_fn: nn.Module | Callable[..., Any] | None = None,
         batch_size: int | None = 1,
         test_loss_fn: nn.Module | Callable[..., Any] | None = None,
@@ -44,13 +45,7 @@ class TracInCPBase(DataInfluence):
 
     @checkpoints.setter
     def checkpoints(self, given: str | Path | Iterable[Any]) -> None:
-        if isinstance(given, str | Path):
-            folder = Path(given)
-            if not folder.is_dir():
-                raise FileError(f"checkpoints is {str(folder)!r}, which is no folder; give one, or a list of files")
-            self._checkpoints = sorted(str(path) for path in folder.iterdir() if path.is_file())
-        else:
-            self._checkpoints = list(given)
+        self._checkpoints = list(Checkpoints.given(self.model, given, self.checkpoints_load_func).each)
 
     def _gradients(self, model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Any, layers: Any) -> SampleGradients:
         return sample_gradients(model, inputs, labels, loss, layers)
@@ -77,7 +72,7 @@ class TracInCP(TracInCPBase):
         model: nn.Module,
         train_dataset: Dataset[Any] | DataLoader[Any],
         checkpoints: str | list[str] | Iterator[str],
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         layers: list[str] | None = None,
         loss_fn: nn.Module | Callable[..., Any] | None = None,
         batch_size: int | None = 1,
@@ -113,7 +108,7 @@ class TracInCPFast(TracInCPBase):
         final_fc_layer: nn.Module | str,
         train_dataset: Dataset[Any] | DataLoader[Any],
         checkpoints: str | list[str] | Iterator[str],
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         loss_fn: nn.Module | Callable[..., Any] | None = None,
         batch_size: int | None = 1,
         test_loss_fn: nn.Module | Callable[..., Any] | None = None,
@@ -163,7 +158,7 @@ class TracInCPFastRandProj(TracInCPFast):
         final_fc_layer: nn.Module | str,
         train_dataset: Dataset[Any] | DataLoader[Any],
         checkpoints: str | list[str] | Iterator[str],
-        checkpoints_load_func: Callable[..., Any] = load_flexible_state_dict,
+        checkpoints_load_func: Callable[..., Any] = load_weights,
         loss_fn: nn.Module | Callable[..., Any] | None = None,
         batch_size: int | None = 1,
         test_loss_fn: nn.Module | Callable[..., Any] | None = None,
