@@ -24,6 +24,7 @@ from .tables import Importance, explain_table, importance
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
+from .wrong import WhyWrong, why_wrong
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "Task",
     "UntrustedResult",
     "View",
+    "WhyWrong",
     "at_input",
     "at_layer",
     "explain",
@@ -59,4 +61,5 @@ __all__ = [
     "importance",
     "of_neuron",
     "target",
+    "why_wrong",
 ]

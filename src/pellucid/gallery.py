@@ -26,6 +26,7 @@ class Gallery:
         indices: which training examples are here.
         things, labels: one of each of these.
         unit: what their scores are measured in.
+        sides: what positive and negative scores mean, with the query's label in the place of {}; one side where signs mean nothing.
     """
 
     asked: tuple[Thing, ...]
@@ -34,6 +35,7 @@ class Gallery:
     things: tuple[Thing, ...]
     labels: tuple[str, ...]
     unit: str = ""
+    sides: tuple[str, ...] = ("for the label {}", "against the label {}")
 
     def words(self) -> dict[str, Any]:
         """What is written as JSON; of pictures, nothing."""
@@ -44,6 +46,7 @@ class Gallery:
             "things": [_plain(thing) for thing in self.things],
             "labels": self.labels,
             "unit": self.unit,
+            "sides": self.sides,
         }
 
     def pictures(self) -> dict[str, Tensor]:
@@ -60,7 +63,7 @@ class Gallery:
             return tuple(pictures[f"{name}.{i}"].numpy() if thing is None else thing for i, thing in enumerate(words[name]))
 
         lists = (tuple(words["asked_labels"]), tuple(words["indices"]), things("things"), tuple(words["labels"]))
-        return cls(things("asked"), *lists, words["unit"])
+        return cls(things("asked"), *lists, words["unit"], tuple(words["sides"]))
 
 
 def _plain(thing: Thing) -> Any:

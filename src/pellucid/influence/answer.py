@@ -22,7 +22,6 @@ from ..memory import Peak
 from ..model import in_train_mode, undisturbed
 from ..seeds import resolve_seed
 from ..show.scale import one_of
-from ..show.thing import thing_of
 from ..trust import provenance_of, refuse
 from ..trust.provenance import hash_of, hash_of_weights
 from .checkpoints import Checkpoints
@@ -108,7 +107,8 @@ def influence(
     chosen = None if layers is None else [layer_named((model,), each) if isinstance(each, str) else each for each in layers]
     asked = _Asked.of(model, queries, batch_size)
     loss = loss or asked.usual_loss()
-    examples, saved = Examples(train, batch_size), Checkpoints.given(model, checkpoints, load)
+    examples = train if isinstance(train, Examples) else Examples(train, batch_size)
+    saved = Checkpoints.given(model, checkpoints, load)
     words = {"method": method, "options": options, "checkpoints": list(map(str, saved.each)), "seed": seed, "loss": _name(loss)}
     words |= {"layers": None if layers is None else [str(each) for each in layers], "query_loss": _name(query_loss)}
     run = words | {"weights": hash_of_weights((model,)), "queries": hash_of(asked.tensors())}
@@ -121,8 +121,12 @@ def influence(
         features=asked.features,
         scores=asked.losses(query_loss or loss),
         method=method,
-        target="the loss of " + ("the predicted classes" if asked.guessed else "the labels"),
-        options={name: value if isinstance(value, str | int | float | bool | None) else str(value) for name, value in options.items()},
+        target=scored.target.format("the predicted class" if asked.guessed else "the label"),
+        options={
+            name: value if isinstance(value, str | int | float | bool | None) else str(value)
+            for name, value in options.items()
+            if value is not None
+        },
         predictions=asked.predictions,
         confidences=asked.confidences,
         health=(asked.check, *_checks(model, scored)),
@@ -294,10 +298,13 @@ def _gallery(
         tuple(thing for _, thing, _ in shown),
         tuple(label for _, _, label in shown),
         scored.unit,
+        scored.sides,
     )
 
 
 def _look(example: tuple[Any, ...], look: Look | None, names: Sequence[str]) -> Any:
+    from ..show.thing import thing_of  # matplotlib loads with the first picture
+
     return thing_of(example[0] if look is None else look(example), names, stretch=True)
 
 

@@ -14,12 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..errors import OptionError, OutputError
 from ..model import undisturbed
 from ..progress import Bar
-from .examples import Batch, Examples
+from .examples import Batch, Examples, size_of
 from .gradients import parameters_of
 from .loss import Loss, summed
 from .parts import Layout
 
-__all__ = ["CURVATURES", "Curvature"]
+__all__ = ["CHUNK", "CURVATURES", "Curvature"]
+
+CHUNK = 64  # columns of the matrix that are made together
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,15 @@ class Curvature:
         for batch in self.examples.on(self.model) if batches is None else batches:
             found += layout.joined(self._of_batch(batch, split))
             if bar is not None:
-                bar.update(1)
+                bar.update(size_of(batch))
         return found
 
-    def matrix(self, bar: Bar | None = None, chunk: int = 64) -> Tensor:
+    def matrix(self, bar: Bar | None = None) -> Tensor:
         """`(parameters, parameters)`, as a whole: for few parameters."""
         size = self.layout.size
         like = parameters_of(self.model, self.layers)[0][1]
         unit = torch.eye(size, dtype=like.dtype, device=like.device)
-        found = torch.cat([self.times(rows, bar) for rows in unit.split(chunk)])
+        found = torch.cat([self.times(rows, bar) for rows in unit.split(CHUNK)])
         return (found + found.T) / 2
 
     def _of_batch(self, batch: Batch, vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,6 +51,11 @@ class Examples:
             return sum(map(size_of, self.data))
         return len(known) if isinstance(known, Sized) else 0
 
+    @property
+    def largest(self) -> int:
+        """How many examples the first batch has: as many as any."""
+        return size_of(next(iter(self.data)))
+
     def on(self, model: nn.Module) -> Iterator[Batch]:
         """The batches, where the model is."""
         device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -12,6 +12,7 @@ from ..explanation import Check
 from ..hooks import watch
 from ..model import undisturbed
 from ..progress import Bar
+from .curvature import CHUNK
 from .ek_fac import ek_fac
 from .examples import Batch, size_of
 from .inverse import ConjugateGradient, Inverse, Lissa, arnoldi, dense
@@ -33,7 +34,7 @@ def _tracin(study: Study) -> Scored:
     values = tracin(
         study.checkpoints, study.train, study.queries, study.loss, study.query_loss, study.layers, False, study.progress, store=study.store
     )
-    return Scored(values, unit="loss taken away by a step on the example")
+    return Scored(values, (), "loss taken away by a step on the example")
 
 
 def _tracin_last(study: Study, layer: nn.Module | str | None = None) -> Scored:
@@ -42,7 +43,7 @@ def _tracin_last(study: Study, layer: nn.Module | str | None = None) -> Scored:
         study.checkpoints, study.train, study.queries, study.loss, study.query_loss, [study.layer(layer)], False, study.progress,
         store=study.store
     )  # fmt: skip
-    return Scored(values, unit="loss taken away by a step on the example")
+    return Scored(values, (), "loss taken away by a step on the example")
 
 
 def _exact(study: Study, damping: float = 0.0, curvature: str = "hessian", tolerance: float = 0.0) -> Scored:
@@ -53,19 +54,22 @@ def _exact(study: Study, damping: float = 0.0, curvature: str = "hessian", toler
             f"the Hessian of {size:,} parameters takes {size**2 * 8 / 2**30:.1f} GiB; choose layers=, or another method: "
             "'conjugate_gradient', 'arnoldi', 'ek_fac'"
         )
-    return _curved(study, lambda bar: dense(study.curvature(curvature), _all(study, damping), tolerance, None, bar))
+    return _curved(study, -(-size // CHUNK), lambda bar: dense(study.curvature(curvature), _all(study, damping), tolerance, None, bar))
 
 
 def _conjugate_gradient(
     study: Study, damping: float = 0.01, curvature: str = "gauss_newton", tolerance: float = 1e-3, steps: int = 100
 ) -> Scored:
     """By solving with products of the Hessian or Gauss-Newton matrix (Martens 2010)."""
-    return _curved(study, lambda bar: ConjugateGradient(study.curvature(curvature), _all(study, damping), tolerance, steps, bar))
+    return _curved(
+        study, steps * _times(study), lambda bar: ConjugateGradient(study.curvature(curvature), _all(study, damping), tolerance, steps, bar)
+    )
 
 
 def _lissa(study: Study, damping: float = 0.01, curvature: str = "gauss_newton", depth: int = 1000, scale: float | None = None) -> Scored:
     """By a series of products with the matrix of one batch each (Agarwal et al. 2017)."""
-    return _curved(study, lambda bar: Lissa(study.curvature(curvature), _all(study, damping), depth, scale, study.seed, bar))
+    passes = (depth * study.train.largest / max(1, len(study.train)) + 1) * _times(study)
+    return _curved(study, passes, lambda bar: Lissa(study.curvature(curvature), _all(study, damping), depth, scale, study.seed, bar))
 
 
 def _arnoldi(
@@ -80,6 +84,7 @@ def _arnoldi(
     """By the largest eigenvalues, found in a Krylov space (Schioppa et al. 2022)."""
     return _curved(
         study,
+        steps,
         lambda bar: arnoldi(
             study.curvature(curvature), _all(study, damping), steps, dimensions, start_tolerance, tolerance, study.seed, True, bar
         ),
@@ -89,7 +94,7 @@ def _arnoldi(
 def _ek_fac(study: Study, damping: float | None = None, draws: int | None = None) -> Scored:
     """By the Fisher matrix of each layer, in Kronecker-factored eigenvectors (George et al. 2018, Grosse et al. 2023)."""
     own = None if damping is None else _all(study, damping)
-    return _curved(study, lambda bar: ek_fac(study.curvature("gauss_newton"), own, draws, study.seed, bar))
+    return _curved(study, 2, lambda bar: ek_fac(study.curvature("gauss_newton"), own, draws, study.seed, bar))
 
 
 def _all(study: Study, damping: float) -> float:
@@ -99,10 +104,15 @@ def _all(study: Study, damping: float) -> float:
     return damping * sum(map(size_of, study.train))
 
 
-def _curved(study: Study, make: Callable[[Bar], Inverse]) -> Scored:
+def _times(study: Study) -> int:
+    """How often systems are solved: once for each batch of queries."""
+    return sum(1 for _ in study.queries)
+
+
+def _curved(study: Study, passes: float, make: Callable[[Bar], Inverse]) -> Scored:
     """What leaving out an example would add to the loss of a query, to first order; the mean over checkpoints."""
     checks: dict[str, Check] = {}
-    with study.bar("influence") as bar:
+    with study.bar("influence", passes + 1) as bar:
 
         def of_one(number: int) -> Tensor:
             solved = study.store.tensor(f"solved-{number}", lambda: _solved(study, make(bar), checks))
@@ -148,7 +158,7 @@ def _representer(study: Study, layer: nn.Module | str | None = None, penalty: fl
         asked = [(features_of(study.model, last, batch[:-1])[0].double(), batch[-1]) for batch in study.queries.on(study.model)]
         return torch.cat([found.scores(points, labels) for points, labels in asked])
 
-    return Scored(study.mean(of_one), tuple(checks.values()), "part of the logit of the label")
+    return Scored(study.mean(of_one), tuple(checks.values()), "part of the logit", "the logit of {}")
 
 
 def _similarity(study: Study, layer: nn.Module | str | None = None, likeness: str = "cosine") -> Scored:
@@ -163,7 +173,7 @@ def _similarity(study: Study, layer: nn.Module | str | None = None, likeness: st
             return study.rows(f"scores-{number}", lambda batch: compare(_activations(study, layer, batch), asked), bar).joined().T
 
         values = study.mean(of_one)
-    return Scored(values, unit=f"{likeness.replace('_', ' ')} of activations")
+    return Scored(values, (), f"{likeness.replace('_', ' ')} of activations", "what the layer holds", ("most like it",))
 
 
 def _activations(study: Study, layer: nn.Module | str | None, batch: Batch) -> Tensor:

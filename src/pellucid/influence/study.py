@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -43,11 +42,9 @@ class Study:
     def model(self) -> nn.Module:
         return self.checkpoints.model
 
-    @contextmanager
-    def bar(self, label: str) -> Iterator[Bar]:
-        """Progress over the training examples of all checkpoints; some methods take more passes than one."""
-        with Bar(len(self.checkpoints.each) * len(self.train), label, self.progress) as bar:
-            yield bar
+    def bar(self, label: str, passes: float = 1) -> Bar:
+        """Progress over the training examples of all checkpoints, in so many passes at most."""
+        return Bar(round(passes * len(self.checkpoints.each) * len(self.train)), label, self.progress)
 
     def mean(self, of_one: Callable[[int], Tensor]) -> Tensor:
         """Of what is found at each checkpoint, by its number."""
@@ -74,8 +71,10 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """`(C, N)`, positive where a training example speaks for the query; what was noticed; and in what unit."""
+    """`(C, N)`, positive where a training example speaks for the query; what was noticed; in what unit; and what is explained."""
 
     values: Tensor
-    checks: tuple[Check, ...] = ()
-    unit: str = "influence"
+    checks: tuple[Check, ...]
+    unit: str
+    target: str = "the loss of {}"
+    sides: tuple[str, ...] = ("for the label {}", "against the label {}")

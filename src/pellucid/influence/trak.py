@@ -42,7 +42,7 @@ def trak(study: Study, projection: int | None = 512, damping: float | None = Non
 
         mean = study.mean(of_one)
     values = mean * torch.stack(doubts).mean(0)
-    return Scored(values, (min(checks, key=lambda check: check.passed),), "margin that the example adds")
+    return Scored(values, (min(checks, key=lambda check: check.passed),), "margin that the example adds", "the margin of {}")
 
 
 def _at_checkpoint(study: Study, project: Projection, number: int, damping: float | None, bar: Bar) -> tuple[Tensor, Tensor, Check]:

@@ -54,9 +54,19 @@ def _section(anchor: str, section: Section) -> str:
             f'<p class="said">{escape(" / ".join(_said(section)))}</p>' if several else "",
             f'<div class="cards">{first}{"".join(cards)}</div>' if cards else "",
             _compared(section) if several else "",
+            _listed(section.table) if section.table else "",
             "</section>\n",
         )
     )
+
+
+def _listed(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of words; what begins with a digit or a sign stands at the right."""
+    numbers = {name: all(row[name][:1] in "+−-0123456789–" for row in rows) for name in rows[0]}
+    looks = {name: ' class="number"' if found else "" for name, found in numbers.items()}
+    head = "".join(f'<th scope="col"{looks[name]}>{escape(name)}</th>' for name in rows[0])
+    body = "".join("<tr>" + "".join(f"<td{looks[name]}>{escape(row[name])}</td>" for name in rows[0]) + "</tr>" for row in rows)
+    return f'<div class="wide"><table class="compared"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _said(section: Section) -> list[str]:

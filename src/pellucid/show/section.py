@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,11 @@ class Section:
         text: plain text; an empty line begins a new paragraph.
         explanations: all about the same example.
         example: which example of each explanation.
+        table: rows under the explanations, all with the same columns.
     """
 
     title: str
     text: str = ""
     explanations: Sequence[Explanation] = ()
     example: int = 0
+    table: Sequence[Mapping[str, str]] = ()

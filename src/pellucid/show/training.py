@@ -11,6 +11,7 @@ from ..errors import InputError, OptionError
 from ..explanation import Explanation
 from ..gallery import Gallery
 from .example import details, headline
+from .fitting import cut
 from .numbers import number
 from .tiles import Shown, tiled
 
@@ -29,8 +30,8 @@ class Ranked:
     place: int
 
 
-def ranked(explanation: Explanation, example: int, count: int) -> tuple[list[Ranked], list[Ranked]]:
-    """Proponents and opponents of a query, the strongest first; only those whose scores have that sign, of those that were kept.
+def ranked(explanation: Explanation, example: int, count: int) -> list[list[Ranked]]:
+    """The strongest of each side, of those that were kept: the largest scores, and where there is another side the smallest.
 
     Raises:
         InputError: no such query, or an explanation that keeps no training examples. OptionError: a count that is not positive.
@@ -41,12 +42,11 @@ def ranked(explanation: Explanation, example: int, count: int) -> tuple[list[Ran
     if count < 1:
         raise OptionError(f"count={count} shows no example; give at least 1")
     scores = explanation.attribution[example].detach().float().cpu()
-    every = [
-        Ranked(i, label, float(scores[i]), place) for place, (i, label) in enumerate(zip(gallery.indices, gallery.labels, strict=True))
-    ]
-    best = sorted((each for each in every if each.score > 0), key=lambda each: -each.score)
-    worst = sorted((each for each in every if each.score < 0), key=lambda each: each.score)
-    return best[:count], worst[:count]
+    named = enumerate(zip(gallery.indices, gallery.labels, strict=True))
+    every = sorted((Ranked(i, label, float(scores[i]), place) for place, (i, label) in named), key=lambda each: -each.score)
+    if len(gallery.sides) == 1:
+        return [every[:count]]
+    return [[each for each in every if each.score > 0][:count], [each for each in reversed(every) if each.score < 0][:count]]
 
 
 def gallery_of(explanation: Explanation) -> Gallery:
@@ -71,12 +71,14 @@ def draw_training(explanation: Explanation, example: int = 0, count: int = 6, wi
     if not width >= NARROWEST:
         raise OptionError(f"width={width!r} leaves no room; give {NARROWEST:g} inches or more")
     gallery = gallery_of(explanation)
-    best, worst = ranked(explanation, example, count)
-    groups = [("", [Shown(gallery.asked[example], "the query", [*_said(explanation, example)])])]
-    groups += [("for it", [_shown(gallery, each) for each in best])] if best else []
-    groups += [("against it", [_shown(gallery, each) for each in worst])] if worst else []
-    words = [headline(explanation, example), " · ".join(details(explanation, example))] if titled else []
-    return tiled(groups, width, [*words, f"scores: {gallery.unit}"], [*_left(best, worst)])
+    asked = cut(gallery.asked_labels[example], 3.0)
+    sides = [side.format(asked) for side in gallery.sides]
+    found = dict(zip(sides, ranked(explanation, example, count), strict=True))
+    unit = f"scores: {gallery.unit}"
+    words = [headline(explanation, example), " · ".join(details(explanation, example)), unit] if titled else []
+    groups = [("" if titled else unit, [Shown(gallery.asked[example], "the query", [*_said(explanation, example)])])]
+    groups += [(side, [_shown(gallery, each) for each in best]) for side, best in found.items() if best]
+    return tiled(groups, width, words, [f"no training example speaks {side}" for side, best in found.items() if not best])
 
 
 def _said(explanation: Explanation, example: int) -> Iterator[tuple[str, str]]:
@@ -89,8 +91,3 @@ def _said(explanation: Explanation, example: int) -> Iterator[tuple[str, str]]:
 
 def _shown(gallery: Gallery, each: Ranked) -> Shown:
     return Shown(gallery.things[each.place], f"#{each.index}", [("label", each.label), ("score", number(each.score, signed=True))])
-
-
-def _left(best: list[Ranked], worst: list[Ranked]) -> Iterator[str]:
-    if not best or not worst:
-        yield "no training example speaks " + " or ".join(side for side, found in (("for it", best), ("against it", worst)) if not found)
