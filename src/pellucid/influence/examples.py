@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSam
 
 from ..errors import InputError, OptionError
 
-__all__ = ["Batch", "Examples", "examples_of", "size_of"]
+__all__ = ["Batch", "Examples", "examples_of", "mark_of", "size_of"]
 
 Batch = Sequence[Any]
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -54,7 +54,7 @@ class Examples:
     @property
     def largest(self) -> int:
         """How many examples the first batch has: as many as any."""
-        return size_of(next(iter(self.data)))
+        return size_of(next(self._passed()))
 
     def on(self, model: nn.Module) -> Iterator[Batch]:
         """The batches, where the model is."""
@@ -64,13 +64,9 @@ class Examples:
 
     def __iter__(self) -> Iterator[Batch]:
         marks = []
-        state = torch.get_rng_state()
-        batches = iter(self.data)
-        torch.set_rng_state(state)  # a loader draws a number, also where nothing is random
-        for batch in batches:
-            if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or not batch:
-                raise InputError(f"{self.what} gives {type(batch).__name__}; each batch must be (inputs, ..., labels)")
-            marks.append(_mark(batch))
+        for batch in self._passed():
+            size_of(batch)
+            marks.append(mark_of(batch))
             self._compare(marks)
             yield batch
         if not marks:
@@ -79,6 +75,13 @@ class Examples:
         if self._seen is not None and len(marks) != len(self._seen):
             raise InputError(f"{self.what} had {len(self._seen)} batches and now has {len(marks)}; it must be the same in every pass")
         self._seen = marks
+
+    def _passed(self) -> Iterator[Batch]:
+        """A loader draws a number for every pass, also where nothing is random; it is put back."""
+        state = torch.get_rng_state()
+        batches = iter(self.data)
+        torch.set_rng_state(state)
+        return batches
 
     def _compare(self, marks: Sequence[bytes]) -> None:
         place = len(marks) - 1
@@ -98,8 +101,10 @@ def size_of(batch: Batch) -> int:
     """How many examples a batch has.
 
     Raises:
-        InputError: it has no tensor that would tell.
+        InputError: it is none, or has no tensor that would tell.
     """
+    if not isinstance(batch, tuple | list):
+        raise InputError(f"a batch is {type(batch).__name__}; each must be (inputs, ..., labels)")
     first = next((x for x in batch if isinstance(x, Tensor)), None)
     if first is None or not first.dim():
         raise InputError("a batch has no tensor; give (inputs, ..., labels) with the examples along dimension 0")
@@ -120,7 +125,7 @@ def _batches(data: Any, batch_size: int, what: str) -> Iterable[Batch]:
     raise InputError(f"{what} is {type(data).__name__}; give a DataLoader, a Dataset, a tuple (inputs, ..., labels) or a list of such")
 
 
-def _mark(batch: Batch) -> bytes:
+def mark_of(batch: Batch) -> bytes:
     """What tells batches apart: sums over each example, in their order."""
     digest = hashlib.blake2b(digest_size=8)
     for part in batch:

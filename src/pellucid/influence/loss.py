@@ -40,24 +40,49 @@ def of_each(loss: Loss, output: Any, labels: Any) -> tuple[Tensor, float]:
     if found.dim() == 1 or (found.dim() == 2 and found.shape[1] == 1):
         return found.sum(), 1.0
     rows = len(output if isinstance(output, Tensor) else next(iter(output)))
-    if found.dim() == 0 and isinstance(loss, nn.modules.loss._Loss) and loss.reduction in ("sum", "mean") and _plain(loss):
+    if found.dim() == 0 and isinstance(loss, nn.modules.loss._Loss) and loss.reduction in ("sum", "mean") and _plain(loss, labels):
         factor = float(rows) if loss.reduction == "mean" else 1.0
         return found * factor, factor
-    if found.dim() == 0:
-        with torch.no_grad():
-            twice = loss(_twice(output), _twice(labels))
-        for factor, expected in ((float(rows), found), (1.0, 2 * found)):
-            if torch.allclose(twice, expected.detach(), rtol=1e-4, atol=1e-12):
-                return found * factor, factor
+    if found.dim() == 0 and (factor := _factor(loss, output, labels, found.detach(), rows)):
+        return found * factor, factor
     raise OutputError(
         f"the loss returns a tensor of shape {tuple(found.shape)}, neither one for each example, nor their sum, nor their mean; use "
         "reduction='none', 'sum' or 'mean'"
     )
 
 
-def _plain(loss: nn.Module) -> bool:
+def _plain(loss: nn.Module, labels: Any) -> bool:
     """Whether a mean is over examples alike: class weights and ignored labels make it another."""
-    return getattr(loss, "weight", None) is None and getattr(loss, "ignore_index", -100) == -100
+    ignored = getattr(loss, "ignore_index", None)
+    return getattr(loss, "weight", None) is None and (ignored is None or not bool((torch.as_tensor(labels) == ignored).any()))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other.detach(), rtol=1e-4, atol=1e-12)
+
+
+@torch.no_grad()
+def _factor(loss: Loss, output: Any, labels: Any, found: Tensor, rows: int) -> float:
+    """The number of rows of a mean, one of a sum, zero of something else."""
+    twice = loss(_twice(output), _twice(labels))
+    for is_sum, expected in ((False, found), (True, 2 * found)):
+        if _same(twice, expected) and _adds_up(loss, output, labels, rows, is_sum):
+            return 1.0 if is_sum else float(rows)
+    return 0.0
+
+
+def _adds_up(loss: Loss, output: Any, labels: Any, rows: int, is_sum: bool) -> bool:
+    """Whether the loss of the first two examples is the sum, or the mean, of the loss of each."""
+    if rows < 2:
+        return True
+    two, first, second = (loss(_rows(output, rows), _rows(labels, rows)) for rows in (slice(0, 2), slice(0, 1), slice(1, 2)))
+    return _same(two, (first + second) / (1 if is_sum else 2))
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()[rows]
+    return type(value)(_rows(each, rows) for each in value) if isinstance(value, tuple | list) else value
 
 
 def _twice(value: Any) -> Any:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError
 from ..progress import Bar
-from .examples import Batch, size_of
+from .examples import Batch, mark_of, size_of
 
 __all__ = ["Rows", "Store"]
 
 ROWS, SECONDS = 1024, 20.0  # a shard is written after so many examples, or so much time
+
+
+@dataclass
+class _Waiting:
+    """Rows that are not stored yet, since when, and what tells the examples that they are about."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+    digest: Any = field(default_factory=hashlib.blake2b)
+
+    @property
+    def enough(self) -> bool:
+        return sum(map(len, self.rows)) >= ROWS or time.monotonic() - self.since > SECONDS
 
 
 class Store:
@@ -58,52 +73,71 @@ class Store:
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.safetensors"
-        return self._load(path) if path.exists() else self._keep(path, make())
+        if not path.exists():
+            self._keep(path, make())
+        return self._load(path)[0]
 
     def rows(self, name: str, batches: Iterable[Batch], make: Callable[[Batch], Tensor], bar: Bar) -> Rows:
         """`make(batch)`, a row for each example of the batch, of all batches; those that are stored are not made again."""
         found: list[Tensor | Path] = []
-        waiting: list[Tensor] = []
-        place, since, skip = 0, time.monotonic(), 0
+        waiting = _Waiting()
+        place, skip, stored = 0, 0, b""
         for batch in batches:
-            size = size_of(batch)
-            bar.update(size)
-            if skip == 0 and not waiting and (path := self._shard(name, place)) is not None and path.exists():
-                found.append(path)
-                skip = len(self._load(path))
-                place += skip
-            if skip:
-                skip -= size
-                if skip < 0:
-                    raise FileError(f"{str(self.folder)!r} was stored with batches of another size; use the same, or another folder")
+            bar.update(size_of(batch))
+            if self.folder is None:
+                waiting.rows.append(make(batch))
                 continue
-            waiting.append(make(batch))
-            if self.folder is not None and (sum(map(len, waiting)) >= ROWS or time.monotonic() - since > SECONDS):
+            if not skip and not waiting.rows and (path := self._shard(name, place)).exists():
+                rows, stored = self._load(path)
+                found.append(path)
+                place, skip = place + len(rows), len(rows)
+            waiting.digest.update(mark_of(batch))
+            if skip:
+                skip = self._skipped(skip - size_of(batch), waiting, stored)
+                continue
+            waiting.rows.append(make(batch))
+            if waiting.enough:
                 place += self._flush(name, place, waiting, found)
-                since = time.monotonic()
+                waiting = _Waiting()
         self._flush(name, place, waiting, found)
         return Rows(found, self)
 
-    def _flush(self, name: str, place: int, waiting: list[Tensor], found: list[Tensor | Path]) -> int:
-        if not waiting:
+    def _skipped(self, left: int, waiting: _Waiting, stored: bytes) -> int:
+        """How many rows of a stored shard are left; at its end the examples must have been those that it is about."""
+        if left < 0:
+            raise FileError(f"{str(self.folder)!r} was stored with batches of another size; use the same, or another folder")
+        if left == 0:
+            if waiting.digest.digest() != stored:
+                raise FileError(
+                    f"{str(self.folder)!r} was stored for other training examples, or with batches of another size; give the same, or "
+                    "another folder"
+                )
+            waiting.digest = hashlib.blake2b()
+        return left
+
+    def _flush(self, name: str, place: int, waiting: _Waiting, found: list[Tensor | Path]) -> int:
+        if not waiting.rows:
             return 0
-        rows, path = torch.cat(waiting), self._shard(name, place)
-        if path is not None:
-            self._keep(path, rows)
-        found.append(rows if path is None else path)
-        waiting.clear()
+        rows = torch.cat(waiting.rows)
+        if self.folder is None:
+            found.append(rows)
+        else:
+            found.append(self._keep(self._shard(name, place), rows, waiting.digest.digest()))
         return len(rows)
 
-    def _shard(self, name: str, place: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"{name}-{place:010}.safetensors"
+    def _shard(self, name: str, place: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}-{place:010}.safetensors"
 
-    def _keep(self, path: Path, values: Tensor) -> Tensor:
-        _written(path, lambda to: save_file({"values": values.detach().cpu().contiguous()}, to))
-        return values
+    def _keep(self, path: Path, values: Tensor, digest: bytes = b"") -> Path:
+        _written(path, lambda to: save_file({"values": values.detach().cpu().contiguous()}, to, {"examples": digest.hex()}))
+        return path
 
-    def _load(self, path: Path) -> Tensor:
+    def _load(self, path: Path) -> tuple[Tensor, bytes]:
+        """What is stored, and what tells its examples."""
         try:
-            return load_file(path)["values"]
+            with safe_open(path, "pt") as file:
+                return file.get_tensor("values"), bytes.fromhex((file.metadata() or {}).get("examples", ""))
         except (OSError, SafetensorError, KeyError) as error:
             raise FileError(f"{str(path)!r} cannot be read: {error}; delete it, and it is made again") from error
 
@@ -116,7 +150,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[Tensor]:
         for piece in self._pieces:
-            yield piece if isinstance(piece, Tensor) else self._store._load(piece)
+            yield piece if isinstance(piece, Tensor) else self._store._load(piece)[0]
 
     def joined(self) -> Tensor:
         """All of them."""

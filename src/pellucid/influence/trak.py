@@ -58,11 +58,14 @@ def _features(study: Study, project: Projection, batch: Batch) -> Tensor:
 
     def margin(output: Any, labels: Tensor) -> Tensor:
         own = _margin(output, labels)
-        kept[:] = [own.detach()]
+        kept.append(own.detach())
         return own
 
     rows = project.of(study.gradients(batch, margin))
-    return torch.cat([rows, (-kept[0]).sigmoid()[:, None].to(rows)], 1)
+    # Parameters without a layer that is known take a pass for each example.
+    known = next((each for each in kept if len(each) == len(rows)), None)
+    margins = torch.cat(kept) if known is None else known
+    return torch.cat([rows, (-margins).sigmoid()[:, None].to(rows)], 1)
 
 
 def _margin(output: Any, labels: Tensor) -> Tensor:

@@ -70,10 +70,9 @@ def draw_training(explanation: Explanation, example: int = 0, count: int = 6, wi
     """
     if not width >= NARROWEST:
         raise OptionError(f"width={width!r} leaves no room; give {NARROWEST:g} inches or more")
-    gallery = gallery_of(explanation)
-    asked = cut(gallery.asked_labels[example], 3.0)
-    sides = [side.format(asked) for side in gallery.sides]
-    found = dict(zip(sides, ranked(explanation, example, count), strict=True))
+    gallery, strongest = gallery_of(explanation), ranked(explanation, example, count)
+    sides = [side.format(cut(gallery.asked_labels[example], 3.0)) for side in gallery.sides]
+    found = dict(zip(sides, strongest, strict=True))
     unit = f"scores: {gallery.unit}"
     words = [headline(explanation, example), " · ".join(details(explanation, example)), unit] if titled else []
     groups = [("" if titled else unit, [Shown(gallery.asked[example], "the query", [*_said(explanation, example)])])]
