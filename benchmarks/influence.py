@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import functools
 import tempfile
@@ -138,7 +139,7 @@ def speed(name: str) -> Iterator[Row]:
     yield f"{name}, {setting.size} examples, {setting.queries} queries:", "", ""
     yield "captum's time / time", f"{ratio(found, 'captum', 'pellucid'):.1f}", goals[0]
     yield "captum's sample-wise time / time", f"{ratio(found, 'sample-wise', 'pellucid'):.1f}", goals[1]
-    yield f"  the same, captum in batches of {SMALLER}, its fastest", f"{ratio(found, 'smaller', 'pellucid'):.1f}", ""
+    yield f"  the same, captum's in batches of {SMALLER}", f"{ratio(found, 'smaller', 'pellucid'):.1f}", ""
     yield "time / plain passes", f"{ratio(passes, 'pellucid', 'plain'):.2f}", goals[2]
     yield "time / plain passes and reading", f"{ratio(passes, 'pellucid', 'reading'):.2f}", ""
     times = [median(passes, "pellucid"), *(median(found, library) for library in ("captum", "sample-wise")), median(passes, "plain")]
@@ -196,14 +197,12 @@ def main() -> None:
     for rows in (*map(speed, CASES), memory()):
         for what, figure, goal in rows:
             print(f"{what:56}{figure:24}{goal}".rstrip(), flush=True)
-    print(
-        f"\nHandwritten digits, {FLIPPED:.0%} of the labels changed, {EPOCHS} epochs of a small CNN: average precision of {len(SEEDS)} seeds\n"
-    )
+    print(f"\nDigits, {FLIPPED:.0%} of the labels changed, {EPOCHS} epochs of a small CNN: average precision, {len(SEEDS)} seeds\n")
     print(f"{'measure':24}{'mean':>8}{'lowest':>8}{'goal':>8}")
     found = [planted(seed) for seed in SEEDS]
     for by in sorted(found[0], key=lambda by: (by not in GOALS, by)):
         own = [each[by] for each in found]
-        print(f"{by:24}{sum(own) / len(own):8.3f}{min(own):8.3f}{GOALS.get(by, ''):>8}")
+        print(f"{by:24}{sum(own) / len(own):8.3f}{min(own):8.3f}{GOALS.get(by, ''):>8}".rstrip())
 
 
 if __name__ == "__main__":

@@ -159,6 +159,27 @@ def test_some_layers_only():
     model[2].weight.requires_grad_(True)
 
 
+def test_means_that_are_not_of_examples_alike():
+    """Class weights and ignored labels make the share of an example depend on the others."""
+    model, x, y, _, _ = made("perceptron")
+    weight = torch.tensor([1.0, 2.0, 3.0]).double()
+    with pytest.raises(OutputError, match="neither one for each example"):
+        sample_gradients(model, [x], y, nn.CrossEntropyLoss(weight))
+    y[1] = -100
+    with pytest.raises(OutputError, match="neither one for each example"):
+        sample_gradients(model, [x], y, nn.CrossEntropyLoss())
+    for reduction in ("sum", "none"):
+        found = sample_gradients(model, [x], y, nn.CrossEntropyLoss(weight, reduction=reduction)).rows()
+        rows = [
+            torch.autograd.grad(weight[c] * F.cross_entropy(model(x[i : i + 1]), c[None]), list(model.parameters()))
+            for i, c in enumerate(y)
+            if c >= 0
+        ]
+        expected = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        torch.testing.assert_close(found[y >= 0], expected)
+        assert not found[1].any()
+
+
 def test_losses_that_are_none():
     model, x, y, _, _ = made("perceptron")
     with pytest.raises(OutputError, match="neither one for each example"):

@@ -514,6 +514,24 @@ def test_an_index_for_very_many(data):
     torch.testing.assert_close(values, expected.values)
 
 
+def test_faiss_under_captums_interface(data):
+    pytest.importorskip("faiss")
+    import pellucid.captum.influence as captum
+
+    torch.manual_seed(0)
+    rows, queries = torch.randn(3000, 8), torch.randn(6, 8)
+    several = (captum.FaissNearestNeighbors(10_000), captum.AnnoyNearestNeighbors())
+    with pytest.raises(InputError, match="call setup"):
+        several[0].get_nearest_neighbors(queries, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in several:
+            each.setup(rows)
+    one, other = (each.get_nearest_neighbors(queries, 5) for each in several)
+    assert torch.equal(one[0], other[0])
+    torch.testing.assert_close(one[1], other[1])
+
+
 # Why is this one wrong?
 
 

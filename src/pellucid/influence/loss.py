@@ -72,11 +72,13 @@ def _factor(loss: Loss, output: Any, labels: Any, found: Tensor, rows: int) -> f
 
 
 def _adds_up(loss: Loss, output: Any, labels: Any, rows: int, is_sum: bool) -> bool:
-    """Whether the loss of the first two examples is the sum, or the mean, of the loss of each."""
-    if rows < 2:
-        return True
-    two, first, second = (loss(_rows(output, rows), _rows(labels, rows)) for rows in (slice(0, 2), slice(0, 1), slice(1, 2)))
-    return _same(two, (first + second) / (1 if is_sum else 2))
+    """Whether the losses of two parts of the batch make up that of the whole, as sums or means do."""
+    for cut in {1, rows // 2} - {0, rows}:
+        first, rest = (loss(_rows(output, part), _rows(labels, part)) for part in (slice(0, cut), slice(cut, rows)))
+        whole = first + rest if is_sum else (cut * first + (rows - cut) * rest) / rows
+        if not _same(whole, loss(output, labels)):
+            return False
+    return True
 
 
 def _rows(value: Any, rows: slice) -> Any:

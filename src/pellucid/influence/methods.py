@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,18 @@ Method = Callable[..., Scored]
 
 def _tracin(study: Study) -> Scored:
     """Inner products of gradients at checkpoints, times learning rates (Pruthi et al. 2020)."""
-    values = tracin(
-        study.checkpoints, study.train, study.queries, study.loss, study.query_loss, study.layers, False, study.progress, store=study.store
-    )
-    return Scored(values, (), "loss taken away by a step on the example")
+    return _stepped(study, study.layers)
 
 
 def _tracin_last(study: Study, layer: nn.Module | str | None = None) -> Scored:
     """The same with the gradients of one layer, by default the last linear one."""
+    return _stepped(study, [study.layer(layer)])
+
+
+def _stepped(study: Study, layers: Sequence[nn.Module] | None) -> Scored:
     values = tracin(
-        study.checkpoints, study.train, study.queries, study.loss, study.query_loss, [study.layer(layer)], False, study.progress,
-        store=study.store
+        study.checkpoints, study.train, study.queries, study.loss, study.query_loss, layers,
+        progress=study.progress, store=study.store, memory=study.memory,
     )  # fmt: skip
     return Scored(values, (), "loss taken away by a step on the example")
 

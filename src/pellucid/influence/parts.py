@@ -77,6 +77,11 @@ class Part(ABC):
     def rows(self) -> Tensor:
         """`(B, parameters)`."""
 
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """Bytes that it takes."""
+
     @abstractmethod
     def blocks(self) -> Iterator[Tensor]:
         """The rows, as many at a time as the budget allows."""
@@ -112,6 +117,10 @@ class Dense(Part):
 
     values: Tensor
 
+    @property
+    def held(self) -> int:
+        return self.values.nbytes
+
     def rows(self) -> Tensor:
         return self.values
 
@@ -144,6 +153,10 @@ class Outer(Part):
     left: Tensor
     right: Tensor
     bias: bool = False
+
+    @property
+    def held(self) -> int:
+        return self.left.nbytes + self.right.nbytes
 
     def rows(self) -> Tensor:
         weights: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
@@ -219,6 +232,10 @@ class Lookup(Part):
     left: Tensor
     size: int
 
+    @property
+    def held(self) -> int:
+        return self.ids.nbytes + self.left.nbytes
+
     def rows(self) -> Tensor:
         table = self.left.new_zeros(len(self.ids), self.size, self.left.shape[2])
         return table.scatter_add_(1, self.ids[..., None].expand_as(self.left), self.left).flatten(1)
@@ -263,6 +280,11 @@ class SampleGradients:
 
     parts: Mapping[str, Part]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def held(self) -> int:
+        """Bytes that they take."""
+        return sum(part.held for part in self.parts.values())
 
     def dot(self, other: SampleGradients) -> Tensor:
         """Inner products `(B, C)`."""

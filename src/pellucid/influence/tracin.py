@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from .checkpoints import Checkpoints
 from .examples import Batch, Examples, examples_of
 from .gradients import sample_gradients
 from .loss import Loss
-from .parts import SampleGradients
+from .parts import SampleGradients, within
 from .store import Store
 
 __all__ = ["projected", "self_influence", "tracin"]
@@ -33,6 +33,7 @@ def tracin(
     progress: bool | None = None,
     gradients: Gradients = sample_gradients,
     store: Store | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     """`sum over checkpoints of rate * gradient(train) . gradient(query)`, `(queries, train)`: proponents positive.
 
@@ -47,19 +48,24 @@ def tracin(
         aggregate: add up the queries, `(1, train)`.
         gradients: what gives the gradients of a batch, as `sample_gradients` does.
         store: keeps the scores as they come; an interrupted run goes on from there.
+        memory: bytes of gradients that are held at a time; more queries take more passes. None: all queries together.
 
     Raises:
         InputError: no examples, or a loader that gives others in the next pass.
     """
     train, queries, kept = examples_of(train), examples_of(queries, "queries"), store or Store()
     total: Tensor = torch.zeros(())
-    with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * len(train), "influence", progress) as bar:
+    with (
+        checkpoints.loaded() as rates,
+        Bar(len(checkpoints.each) * len(train), "influence", progress) as bar,
+        within(None if memory is None else memory // 8),
+    ):
         for number, rate in enumerate(rates):
-            asked = _gathered(checkpoints.model, queries, query_loss or loss, layers, gradients)
-            rows = kept.rows(
-                f"scores-{number}", train.on(checkpoints.model), _against(checkpoints.model, asked, loss, layers, gradients), bar
-            )
-            scores = rate * rows.joined().T
+            pieces = []
+            for group, asked in enumerate(_groups(checkpoints.model, queries, query_loss or loss, layers, gradients, memory)):
+                against = _against(checkpoints.model, asked, loss, layers, gradients)
+                pieces.append(kept.rows(f"scores-{number}-{group}", train.on(checkpoints.model), against, bar).joined().T)
+            scores = rate * torch.cat(pieces)
             total = total + (scores.sum(0, keepdim=True) if aggregate else scores)
     return total
 
@@ -115,8 +121,15 @@ def projected(
     return torch.cat(found, 1)
 
 
-def _gathered(
-    model: nn.Module, data: Examples, loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
-) -> SampleGradients:
-    found = [gradients(model, batch[:-1], batch[-1], loss, layers) for batch in data.on(model)]
-    return found[0].joined(found[1:])
+def _groups(
+    model: nn.Module, data: Examples, loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients, memory: int | None
+) -> Iterator[SampleGradients]:
+    """The gradients of the queries, as many together as memory holds; at least a batch."""
+    waiting: list[SampleGradients] = []
+    for batch in data.on(model):
+        own = gradients(model, batch[:-1], batch[-1], loss, layers)
+        if waiting and memory is not None and sum(each.held for each in waiting) + own.held > memory:
+            yield waiting[0].joined(waiting[1:])
+            waiting = []
+        waiting.append(own)
+    yield waiting[0].joined(waiting[1:])

@@ -2,7 +2,7 @@
 
 from .base import DataInfluence, KMostInfluentialResults
 from .functions import ArnoldiInfluenceFunction, InfluenceFunctionBase, IntermediateQuantitiesInfluenceFunction, NaiveInfluenceFunction
-from .neighbours import AnnoyNearestNeighbors, NearestNeighbors
+from .neighbours import AnnoyNearestNeighbors, FaissNearestNeighbors, NearestNeighbors
 from .similarity import SimilarityInfluence, cosine_similarity
 from .tracincp import TracInCP, TracInCPBase, TracInCPFast, TracInCPFastRandProj
 
@@ -10,6 +10,7 @@ __all__ = [
     "AnnoyNearestNeighbors",
     "ArnoldiInfluenceFunction",
     "DataInfluence",
+    "FaissNearestNeighbors",
     "InfluenceFunctionBase",
     "IntermediateQuantitiesInfluenceFunction",
     "KMostInfluentialResults",

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ...errors import OptionError
-from ...influence.neighbours import nearest
+from ...errors import InputError, OptionError
+from ...influence.neighbours import Faiss, nearest
 
-__all__ = ["AnnoyNearestNeighbors", "NearestNeighbors"]
+__all__ = ["AnnoyNearestNeighbors", "FaissNearestNeighbors", "NearestNeighbors"]
 
 
 class NearestNeighbors(ABC):
@@ -23,6 +23,28 @@ class NearestNeighbors(ABC):
     @abstractmethod
     def setup(self, data: Tensor) -> None:
         """The vectors to search, `(N, D)`."""
+
+
+class FaissNearestNeighbors(NearestNeighbors):
+    """An approximate search by `faiss`, for more than a million vectors.
+
+    Args:
+        probes: how many of the lists are searched.
+    """
+
+    def __init__(self, probes: int = 32) -> None:
+        self._probes = probes
+        self._index: Faiss | None = None
+
+    def setup(self, data: Tensor) -> None:
+        """The vectors to search, `(N, ...)`."""
+        self._index = Faiss(data.flatten(1).split(65536), self._probes)
+
+    def get_nearest_neighbors(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Indices and inner products `(n, k)`, the largest first."""
+        if self._index is None:
+            raise InputError("there is nothing to search; call setup(data) first")
+        return self._index.nearest(query.flatten(1), k)
 
 
 class AnnoyNearestNeighbors(NearestNeighbors):
