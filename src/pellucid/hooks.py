@@ -1,4 +1,4 @@
-"""The hooks of the library: `watch` sees what layers return or receive, `put` gives them something else, `around` does both."""
+"""The hooks of the library: `watch` sees what layers return or receive, `put` gives them something else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from .inputs import Tensors
 
-__all__ = ["Reached", "around", "put", "watch"]
+__all__ = ["Reached", "around", "between", "put", "watch"]
 
 
 class Reached(BaseException):
@@ -56,6 +56,30 @@ def _start(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
+def between(layers: Sequence[nn.Module]) -> Iterator[list[list[tuple[Tensor, Tensor]]]]:
+    """Per layer, for each call while the block runs, the only tensor that it received and the only one that it returned.
+
+    What is returned starts a graph of its own where it is in none. A call with other arguments counts as two.
+    """
+    seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+
+    def keep(index: int, args: Any, kwargs: Any, output: Any) -> Any:
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor) or not isinstance(output, Tensor):
+            seen[index] += [(torch.zeros(()), torch.zeros(()))] * 2
+            return output
+        # The next operation may work in place, on either.
+        held = _start(output)
+        seen[index].append((args[0].detach().clone(), held))
+        return held.clone()
+
+    with _eager() as stack:
+        for index, layer in enumerate(layers):
+            handle = layer.register_forward_hook(lambda _, args, kw, output, i=index: keep(i, args, kw, output), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield seen
+
+
+@contextmanager
 def put(layers: Sequence[nn.Module], values: Tensors, of_input: bool = False, calls: Sequence[int] = ()) -> Iterator[None]:
     """While the block runs, the layers return (or receive) copies of these tensors, in order, instead of their own.
 
@@ -87,12 +111,18 @@ def around(layers: Sequence[nn.Module], before: Callable[[nn.Module, Any], Any],
 @contextmanager
 def _hooked(layers: Sequence[nn.Module], of_input: bool, change: Callable[[int, Any], Any]) -> Iterator[None]:
     """`change` maps what passes each layer: `(arguments, keywords)` on the way in, the output on the way out."""
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # a graph that was compiled before knows nothing of hooks
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+    with _eager() as stack:
         for index, layer in enumerate(layers):
             stack.callback(_hook(layer, of_input, partial(change, index)).remove)
         yield
+
+
+def _eager() -> ExitStack:
+    """For callbacks; until it is left, compiled code runs as it was written."""
+    stack = ExitStack()
+    if "torch._dynamo" in sys.modules:  # a graph that was compiled before knows nothing of hooks
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+    return stack
 
 
 def _hook(layer: nn.Module, of_input: bool, change: Callable[[Any], Any]) -> Any:

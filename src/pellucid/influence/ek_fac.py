@@ -16,7 +16,7 @@ from ..progress import Bar
 from ..seeds import generator
 from .curvature import Curvature
 from .examples import Batch, size_of
-from .gradients import sample_gradients
+from .gradients import PerExample
 from .inverse import Inverse
 from .parts import Layout, Outer, Part, SampleGradients
 
@@ -150,10 +150,10 @@ class _Work:
     def gradients(self) -> Iterator[SampleGradients]:
         """Of each batch and draw, their squares adding up to those of the examples."""
         curvature, draw = self.curvature, self._draw
+        of_batch = PerExample(curvature.model, curvature.loss, curvature.layers)
         for number, batch in enumerate(curvature.examples.on(curvature.model)):
             for labels, weight in self._labels(batch, draw, number):
-                found = sample_gradients(curvature.model, batch[:-1], labels, curvature.loss, curvature.layers)
-                yield found.scaled(weight**0.5)
+                yield of_batch(batch[:-1], labels).scaled(weight**0.5)
             if self.bar is not None:
                 self.bar.update(size_of(batch))
 

@@ -6,22 +6,27 @@ Inner products of two examples' gradients follow from these two: one forward pas
 
 from __future__ import annotations
 
+import contextlib
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from ..errors import InputError, OptionError
-from ..hooks import watch
+from ..hooks import between
 from ..model import undisturbed
 from .loss import Loss, summed
-from .parts import Dense, Lookup, Outer, Part, SampleGradients
+from .parts import BUDGET, Dense, Lookup, Outer, Part, SampleGradients
 
-__all__ = ["parameters_of", "sample_gradients"]
+__all__ = ["PerExample", "parameters_of", "sample_gradients"]
 
 
 OTHERS = "all others"
@@ -45,13 +50,54 @@ def sample_gradients(
     >>> found.dot(found).shape, found.rows().shape
     (torch.Size([4, 4]), torch.Size([4, 8]))
     """
-    wanted = parameters_of(model, layers)
-    with undisturbed((model,)), torch.inference_mode(False), torch.enable_grad():
-        leaves, rest, found = _by_layers(Pass(model, inputs, labels, loss), wanted)
-        if rest:
-            found[OTHERS] = Dense(_one_by_one(Pass(model, inputs, labels, loss), rest))
-    names = {name: tuple(f"{name}.{p}" if name else p for p, _ in leaf.named_parameters(recurse=False)) for name, leaf in leaves.items()}
-    return SampleGradients(found, names | ({OTHERS: tuple(name for name, _ in rest)} if rest else {}))
+    return PerExample(model, loss, layers)(inputs, labels)
+
+
+class PerExample:
+    """`sample_gradients` of batch after batch: what there is to know about the model's layers is found once."""
+
+    def __init__(self, model: nn.Module, loss: Loss | None, layers: Sequence[nn.Module] | None = None) -> None:
+        self.model, self.loss = model, loss
+        self._wanted = parameters_of(model, layers)
+        self._plan = _divided(model, self._wanted, CHECKED.get(model, (frozenset(), frozenset()))[1])
+
+    def __call__(self, inputs: Sequence[Any], labels: Any) -> SampleGradients:
+        batch = Pass(self.model, inputs, labels, self.loss)
+        with undisturbed((self.model,)), torch.inference_mode(False), torch.enable_grad():
+            found = self._by_layers(batch)
+            if self._plan.rest:
+                found[OTHERS] = Dense(_each(batch, self._plan.rest))
+        return SampleGradients(found, self._plan.names)
+
+    def _by_layers(self, batch: Pass) -> dict[str, Part]:
+        """Of the layers whose gradients are products; what turns out not to be is in the plan's rest from now on."""
+        found = _watched(batch, self._plan.leaves)
+        if found is None:  # a layer ran twice, or in a way that was not expected
+            self._plan = Plan({}, list(self._wanted))
+            return {}
+        checked, odd = CHECKED.get(self.model, (frozenset(), frozenset()))
+        if checked >= self._plan.leaves.keys():
+            return found
+        odd = odd | _odd(batch, self._plan.leaves, found)
+        CHECKED[self.model] = (checked | self._plan.leaves.keys(), odd)
+        self._plan = _divided(self.model, self._wanted, odd)
+        return {name: found[name] for name in self._plan.leaves}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Layers whose gradients are products, and the parameters that remain."""
+
+    leaves: Mapping[str, nn.Module]
+    rest: Named
+
+    @cached_property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Of each part, its parameters."""
+        of_leaves = {
+            name: tuple(f"{name}.{p}" if name else p for p, _ in leaf.named_parameters(recurse=False)) for name, leaf in self.leaves.items()
+        }
+        return of_leaves | ({OTHERS: tuple(name for name, _ in self.rest)} if self.rest else {})
 
 
 @dataclass(frozen=True)
@@ -65,6 +111,8 @@ class Pass:
 
     def total(self) -> Tensor:
         """The sum of the examples' losses; what is random is the same every time."""
+        if not self.model.training:
+            return summed(self.loss, self.model(*self.inputs), self.labels)
         with torch.random.fork_rng({p.device for p in self.model.parameters() if p.is_cuda}):
             return summed(self.loss, self.model(*self.inputs), self.labels)
 
@@ -77,21 +125,6 @@ class Pass:
 Named = Sequence[tuple[str, Tensor]]
 # Of each model, the layers that were checked, and those among them whose parameters are used in other places too.
 CHECKED: WeakKeyDictionary[nn.Module, tuple[frozenset[str], frozenset[str]]] = WeakKeyDictionary()
-
-
-def _by_layers(batch: Pass, wanted: Named) -> tuple[dict[str, nn.Module], list[tuple[str, Tensor]], dict[str, Part]]:
-    """Layers whose gradients are products, the parameters that remain, and the products."""
-    checked, odd = CHECKED.get(batch.model, (frozenset(), frozenset()))
-    leaves, rest = _divided(batch.model, wanted, odd)
-    found = _watched(batch, leaves)
-    if found is None:  # a layer ran twice, or in a way that was not expected
-        return {}, list(wanted), {}
-    if checked >= leaves.keys():
-        return leaves, rest, found
-    odd = odd | _odd(batch, leaves, found)
-    CHECKED[batch.model] = (checked | leaves.keys(), odd)
-    leaves, rest = _divided(batch.model, wanted, odd)
-    return leaves, rest, {name: found[name] for name in leaves}
 
 
 def _odd(batch: Pass, leaves: Mapping[str, nn.Module], found: Mapping[str, Part]) -> frozenset[str]:
@@ -126,8 +159,7 @@ def parameters_of(model: nn.Module, layers: Sequence[nn.Module] | None) -> list[
     return found
 
 
-def _divided(model: nn.Module, wanted: Named, odd: frozenset[str]) -> tuple[dict[str, nn.Module], list[tuple[str, Tensor]]]:
-    """The layers whose gradients are products, and the parameters of all others."""
+def _divided(model: nn.Module, wanted: Named, odd: frozenset[str]) -> Plan:
     known = {id(p) for _, p in wanted}
     leaves = {}
     for name, module in model.named_modules():
@@ -141,22 +173,21 @@ def _divided(model: nn.Module, wanted: Named, odd: frozenset[str]) -> tuple[dict
     shared = {key for key, times in counted.items() if times > 1}
     leaves = {n: m for n, m in leaves.items() if not any(id(p) in shared for p in m.parameters(recurse=False))}
     covered = {id(p) for m in leaves.values() for p in m.parameters(recurse=False)}
-    return leaves, [(name, p) for name, p in wanted if id(p) not in covered]
+    return Plan(leaves, [(name, p) for name, p in wanted if id(p) not in covered])
 
 
 def _watched(batch: Pass, leaves: Mapping[str, nn.Module]) -> dict[str, Part] | None:
     modules = list(leaves.values())
     if not modules:
         return {}
-    with watch(modules, of_input=True) as received, watch(modules, graph=True) as returned:
+    with between(modules) as seen:
         total = batch.total()
-    if any(len(calls) != 1 or len(calls[0]) != 1 for calls in (*received, *returned)):
+    if any(len(calls) != 1 for calls in seen):
         return None
-    outputs = [calls[0][0] for calls in returned]
-    gradients = torch.autograd.grad(total, outputs, allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(total, [calls[0][1] for calls in seen], allow_unused=True, materialize_grads=True)
     found: dict[str, Part] = {}
-    for (name, module), calls, gradient in zip(leaves.items(), received, gradients, strict=True):
-        part = FACTORS[type(module)](module, _precise(calls[0][0].detach()), _precise(gradient))
+    for (name, module), calls, gradient in zip(leaves.items(), seen, gradients, strict=True):
+        part = FACTORS[type(module)](module, _precise(calls[0][0]), _precise(gradient))
         if part is None:
             return None
         found[name] = part
@@ -168,8 +199,28 @@ def _precise(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
+def _each(batch: Pass, wanted: Named) -> Tensor:
+    """Gradients for parameters that no product describes: of all examples at once if the operations allow it, else one by one."""
+    if all(isinstance(x, Tensor) for x in (*batch.inputs, batch.labels)):
+        with warnings.catch_warnings(), contextlib.suppress(RuntimeError, NotImplementedError, ValueError):
+            warnings.simplefilter("ignore")  # that an operation is slow, say
+            return _at_once(batch, wanted)
+    return _one_by_one(batch, wanted)
+
+
+def _at_once(batch: Pass, wanted: Named) -> Tensor:
+    def loss(parameters: Mapping[str, Tensor], inputs: Sequence[Tensor], label: Tensor) -> Tensor:
+        output = functional_call(batch.model, dict(parameters), tuple(x[None] for x in inputs))
+        return (output if batch.loss is None else batch.loss(output, label[None])).sum()
+
+    parameters = {name: parameter.detach() for name, parameter in wanted}
+    size = sum(p.numel() for p in parameters.values())
+    at_most = max(1, BUDGET.get() // (8 * size))
+    found = vmap(grad(loss), (None, 0, 0), chunk_size=at_most)(parameters, tuple(batch.inputs), batch.labels)
+    return torch.cat([_precise(found[name].flatten(1) if found[name].dim() > 1 else found[name][:, None]) for name in parameters], 1)
+
+
 def _one_by_one(batch: Pass, wanted: Named) -> Tensor:
-    """Gradients of each example in a backward pass of its own: for parameters that no product describes."""
     parameters = [parameter for _, parameter in wanted]
     for parameter in parameters:
         parameter.requires_grad_(True)  # the caller puts it back as it was
@@ -195,27 +246,33 @@ def _linear(module: nn.Linear, received: Tensor, gradient: Tensor) -> Part | Non
     return Outer(left, right, module.bias is not None)
 
 
-def _conv2d(module: nn.Conv2d, received: Tensor, gradient: Tensor) -> Part | None:
-    if received.dim() != 4 or module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
-        return Dense(_conv_rows(module, received, gradient))
-    right = F.unfold(received, module.kernel_size, module.dilation, module.padding, module.stride).transpose(1, 2)
-    return Outer(gradient.flatten(2).transpose(1, 2), right, module.bias is not None)
+def _convolution(module: Any, received: Tensor, gradient: Tensor) -> Part | None:
+    """Of a convolution in any number of dimensions: the patches that it saw, and the gradients of the places that they led to."""
+    if received.dim() != len(module.kernel_size) + 2:
+        return None
+    right, left = _patches(module, received), gradient.flatten(2)
+    if module.groups == 1:
+        return Outer(left.transpose(1, 2), right.transpose(1, 2), module.bias is not None)
+    rows = left.unflatten(1, (module.groups, -1)) @ right.unflatten(1, (module.groups, -1)).transpose(2, 3)
+    return Dense(torch.cat([rows.flatten(1), left.sum(2)], 1) if module.bias is not None else rows.flatten(1))
 
 
-def _conv_rows(module: Any, received: Tensor, gradient: Tensor) -> Tensor:
-    """By torch's own gradient of the weight, example by example."""
-    kind = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}[type(module)]
-    found = []
-    for x, g in zip(received, gradient, strict=True):
-        parameters = [p.detach().requires_grad_() for p in module.parameters(recurse=False)]
-        padded, padding = x[None], module.padding
-        if module.padding_mode != "zeros":
-            padded, padding = F.pad(padded, module._reversed_padding_repeated_twice, mode=module.padding_mode), 0
-        bias = parameters[1] if len(parameters) > 1 else None
-        out = kind(padded, parameters[0], bias, module.stride, padding, module.dilation, module.groups)
-        grads = torch.autograd.grad(out, parameters, g[None])
-        found.append(torch.cat([p.flatten() for p in grads]))
-    return torch.stack(found)
+def _patches(module: Any, received: Tensor) -> Tensor:
+    """`(B, channels and places of the kernel, places of the output)`; views of overlapping strides are quicker than `F.unfold`."""
+    x = _padded(module, received).contiguous()
+    (size, channels, *lengths), (of_example, of_channel, *steps) = x.shape, x.stride()
+    kernel = list(zip(lengths, steps, module.kernel_size, module.stride, module.dilation, strict=True))
+    places = [(length - dilation * (wide - 1) - 1) // stride + 1 for length, _, wide, stride, dilation in kernel]
+    inner, outer = [step * dilation for _, step, _, _, dilation in kernel], [step * stride for _, step, _, stride, _ in kernel]
+    found = x.as_strided((size, channels, *module.kernel_size, *places), (of_example, of_channel, *inner, *outer))
+    return found.reshape(size, channels * math.prod(module.kernel_size), -1)
+
+
+def _padded(module: Any, received: Tensor) -> Tensor:
+    if module.padding == "valid":
+        return received
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(received, module._reversed_padding_repeated_twice, mode=mode)
 
 
 def _embedding(module: nn.Embedding, received: Tensor, gradient: Tensor) -> Part | None:
@@ -249,9 +306,9 @@ def _batch_normalised(module: Any, x: Tensor) -> Tensor:
 Factor = Callable[[Any, Tensor, Tensor], Part | None]
 FACTORS: Mapping[type[nn.Module], Factor] = {
     nn.Linear: _linear,
-    nn.Conv1d: lambda module, received, gradient: Dense(_conv_rows(module, received, gradient)),
-    nn.Conv2d: _conv2d,
-    nn.Conv3d: lambda module, received, gradient: Dense(_conv_rows(module, received, gradient)),
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Conv3d: _convolution,
     nn.Embedding: _embedding,
     nn.LayerNorm: _norm(lambda module, x: F.layer_norm(x, module.normalized_shape, None, None, module.eps), False),
     nn.GroupNorm: _norm(lambda module, x: F.group_norm(x, module.num_groups, None, None, module.eps), True),

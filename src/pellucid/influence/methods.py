@@ -125,9 +125,9 @@ def _curved(study: Study, passes: float, make: Callable[[Bar], Inverse]) -> Scor
 
 def _solved(study: Study, inverse: Inverse, checks: dict[str, Check]) -> Tensor:
     """`(C, parameters)`: the gradients of the queries, times the inverse."""
-    layout, found = study.curvature("hessian").layout, []
+    layout, found, of_batch = study.curvature("hessian").layout, [], study.gradients(study.query_loss)
     for batch in study.queries.on(study.model):
-        solved, noticed = inverse.times(study.gradients(batch, study.query_loss).flat(layout))
+        solved, noticed = inverse.times(of_batch(batch).flat(layout))
         found.append(solved)
         checks |= {check.name: check for check in noticed if check.passed <= checks.get(check.name, check).passed}
     return torch.cat(found)
@@ -143,7 +143,8 @@ def _along(study: Study, solved: Tensor, name: str, bar: Bar) -> Tensor:
 
 
 def _against(study: Study, weights: Weights) -> Callable[[Batch], Tensor]:
-    return lambda batch: study.gradients(batch).times(weights)
+    of_batch = study.gradients()
+    return lambda batch: of_batch(batch).times(weights)
 
 
 def _representer(study: Study, layer: nn.Module | str | None = None, penalty: float = 1e-3, steps: int = 1000) -> Scored:

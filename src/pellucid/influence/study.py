@@ -14,7 +14,7 @@ from ..progress import Bar
 from .checkpoints import Checkpoints
 from .curvature import Curvature
 from .examples import Batch, Examples
-from .gradients import sample_gradients
+from .gradients import PerExample
 from .loss import Loss
 from .parts import SampleGradients, within
 from .representer import last_linear
@@ -51,9 +51,10 @@ class Study:
         with self.checkpoints.loaded() as rates, within(self.memory // 8):
             return torch.stack([of_one(number) for number, _ in enumerate(rates)]).mean(0)
 
-    def gradients(self, batch: Batch, loss: Loss | None = None) -> SampleGradients:
-        """Of the training loss, or of another."""
-        return sample_gradients(self.model, batch[:-1], batch[-1], loss or self.loss, self.layers)
+    def gradients(self, loss: Loss | None = None) -> Callable[[Batch], SampleGradients]:
+        """Of batches, by the training loss or another."""
+        own = PerExample(self.model, loss or self.loss, self.layers)
+        return lambda batch: own(batch[:-1], batch[-1])
 
     def rows(self, name: str, of_batch: Callable[[Batch], Tensor], bar: Bar) -> Rows:
         """A row for each training example, kept where there is a store."""

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from ..progress import Bar
 from .checkpoints import Checkpoints
 from .examples import Batch, Examples, examples_of
-from .gradients import sample_gradients
+from .gradients import PerExample
 from .loss import Loss
 from .parts import SampleGradients, within
 from .store import Store
 
 __all__ = ["projected", "self_influence", "tracin"]
 
-# (model, inputs, labels, loss, layers) -> the gradients of a batch
-Gradients = Callable[..., SampleGradients]
+# (model, loss, layers) -> a function of the inputs and labels of a batch
+Gradients = Callable[..., Callable[[Sequence[Any], Any], SampleGradients]]
 
 
 def tracin(
@@ -31,7 +31,7 @@ def tracin(
     layers: Sequence[nn.Module] | None = None,
     aggregate: bool = False,
     progress: bool | None = None,
-    gradients: Gradients = sample_gradients,
+    gradients: Gradients = PerExample,
     store: Store | None = None,
     memory: int | None = None,
 ) -> Tensor:
@@ -46,7 +46,7 @@ def tracin(
         loss: of training examples; query_loss: of queries, the same by default.
         layers: compare the gradients of these only.
         aggregate: add up the queries, `(1, train)`.
-        gradients: what gives the gradients of a batch, as `sample_gradients` does.
+        gradients: what gives the gradients of batches, as `PerExample` does.
         store: keeps the scores as they come; an interrupted run goes on from there.
         memory: bytes of gradients that are held at a time; more queries take more passes. None: all queries together.
 
@@ -74,7 +74,8 @@ def _against(
     model: nn.Module, asked: SampleGradients, loss: Loss | None, layers: Sequence[nn.Module] | None, gradients: Gradients
 ) -> Callable[[Batch], Tensor]:
     """Inner products `(B, C)` of a batch's gradients with those of the queries."""
-    return lambda batch: gradients(model, batch[:-1], batch[-1], loss, layers).dot(asked)
+    own = gradients(model, loss, layers)
+    return lambda batch: own(batch[:-1], batch[-1]).dot(asked)
 
 
 def self_influence(
@@ -83,7 +84,7 @@ def self_influence(
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     progress: bool | None = None,
-    gradients: Gradients = sample_gradients,
+    gradients: Gradients = PerExample,
 ) -> Tensor:
     """`sum over checkpoints of rate * |gradient|^2`, `(train,)`: high for what is learned against the rest, as with a wrong label.
 
@@ -92,9 +93,9 @@ def self_influence(
     train, total = examples_of(train), torch.zeros(())
     with checkpoints.loaded() as rates, Bar(len(checkpoints.each) * len(train), "self influence", progress) as bar:
         for rate in rates:
-            parts = []
+            parts, own = [], gradients(checkpoints.model, loss, layers)
             for batch in train.on(checkpoints.model):
-                parts.append(rate * gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers).squared())
+                parts.append(rate * own(batch[:-1], batch[-1]).squared())
                 bar.update(len(parts[-1]))
             total = total + torch.cat(parts)
     return total
@@ -106,7 +107,7 @@ def projected(
     loss: Loss | None,
     layers: Sequence[nn.Module] | None = None,
     project: Callable[[int, SampleGradients], Tensor] | None = None,
-    gradients: Gradients = sample_gradients,
+    gradients: Gradients = PerExample,
 ) -> Tensor:
     """Vectors `(examples, dimensions)` whose inner products are the influences, or nearly: gradients times the root of the rate.
 
@@ -116,8 +117,11 @@ def projected(
     found, data = [], examples_of(data, "the data")
     with checkpoints.loaded() as rates:
         for number, rate in enumerate(rates):
-            each = (gradients(checkpoints.model, batch[:-1], batch[-1], loss, layers) for batch in data.on(checkpoints.model))
-            found.append(torch.cat([rate**0.5 * (g.rows() if project is None else project(number, g)) for g in each]))
+            own, pieces = gradients(checkpoints.model, loss, layers), []
+            for batch in data.on(checkpoints.model):
+                one = own(batch[:-1], batch[-1])
+                pieces.append(rate**0.5 * (one.rows() if project is None else project(number, one)))
+            found.append(torch.cat(pieces))
     return torch.cat(found, 1)
 
 
@@ -126,8 +130,9 @@ def _groups(
 ) -> Iterator[SampleGradients]:
     """The gradients of the queries, as many together as memory holds; at least a batch."""
     waiting: list[SampleGradients] = []
+    of_batch = gradients(model, loss, layers)
     for batch in data.on(model):
-        own = gradients(model, batch[:-1], batch[-1], loss, layers)
+        own = of_batch(batch[:-1], batch[-1])
         if waiting and memory is not None and sum(each.held for each in waiting) + own.held > memory:
             yield waiting[0].joined(waiting[1:])
             waiting = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..explanation import Check
+from ..model import undisturbed
 from ..progress import Bar
 from .examples import Batch
 from .projection import Projection
@@ -46,26 +48,24 @@ def trak(study: Study, projection: int | None = 512, damping: float | None = Non
 
 
 def _at_checkpoint(study: Study, project: Projection, number: int, damping: float | None, bar: Bar) -> tuple[Tensor, Tensor, Check]:
-    rows = study.rows(f"features-{number}", lambda batch: _features(study, project, batch), bar)
-    asked = torch.cat([_features(study, project, batch) for batch in study.queries.on(study.model)])[:, :-1]
+    features = _features(study, project)
+    rows = study.rows(f"features-{number}", features, bar)
+    asked = torch.cat([features(batch) for batch in study.queries.on(study.model)])[:, :-1]
     kernel, check = _regressed(rows, asked, damping)
     return kernel, torch.cat([piece[:, -1].to(kernel) for piece in rows]), check
 
 
-def _features(study: Study, project: Projection, batch: Batch) -> Tensor:
-    """`(B, dimensions + 1)`: projected gradients of the margin, and one minus the probability of the label."""
-    kept: list[Tensor] = []
+def _features(study: Study, project: Projection) -> Callable[[Batch], Tensor]:
+    """`(B, dimensions + 1)` of a batch: projected gradients of the margin, and one minus the probability of the label."""
+    gradients = study.gradients(_margin)
 
-    def margin(output: Any, labels: Tensor) -> Tensor:
-        own = _margin(output, labels)
-        kept.append(own.detach())
-        return own
+    def of_batch(batch: Batch) -> Tensor:
+        rows = project.of(gradients(batch))
+        with undisturbed((study.model,)), torch.no_grad():
+            doubt = (-_margin(study.model(*batch[:-1]), batch[-1])).sigmoid()
+        return torch.cat([rows, doubt[:, None].to(rows)], 1)
 
-    rows = project.of(study.gradients(batch, margin))
-    # Parameters without a layer that is known take a pass for each example.
-    known = next((each for each in kept if len(each) == len(rows)), None)
-    margins = torch.cat(kept) if known is None else known
-    return torch.cat([rows, (-margins).sigmoid()[:, None].to(rows)], 1)
+    return of_batch
 
 
 def _margin(output: Any, labels: Tensor) -> Tensor:

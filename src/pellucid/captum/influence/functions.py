@@ -15,7 +15,7 @@ from ...errors import OptionError
 from ...influence.checkpoints import Checkpoints, load_weights
 from ...influence.curvature import Curvature
 from ...influence.examples import Examples
-from ...influence.gradients import sample_gradients
+from ...influence.gradients import PerExample
 from ...influence.inverse import LowRank, arnoldi, dense
 from ...influence.parts import Weights
 from ...inside import layer_named
@@ -76,8 +76,9 @@ class IntermediateQuantitiesInfluenceFunction(InfluenceFunctionBase):
         loss, found = self.test_loss_fn if test else self.loss_fn, []
         with self._at_checkpoint() as curvature, Bar(len(data), "intermediate quantities", show_progress or None) as bar:
             weights = Weights(self.root.root.T.to(next(self.model.parameters()).device), curvature.layout)
+            own = PerExample(self.model, loss, self.layer_modules)
             for batch in data.on(self.model):
-                rows = sample_gradients(self.model, batch[:-1], batch[-1], loss, self.layer_modules).times(weights)
+                rows = own(batch[:-1], batch[-1]).times(weights)
                 found.append(rows.sum(0, keepdim=True) if aggregate else rows)
                 bar.update(len(rows))
         vectors = torch.cat(found).sum(0, keepdim=True) if aggregate else torch.cat(found)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ...errors import OptionError
-from ...influence import Checkpoints, Outer, SampleGradients, projected, sample_gradients, self_influence, tracin
+from ...influence import Checkpoints, Outer, SampleGradients, projected, self_influence, tracin
 from ...influence.checkpoints import load_weights
+from ...influence.gradients import PerExample
 from ...inside import layer_named
 from ...seeds import generator
 from .base import DataInfluence, KMostInfluentialResults, batches_of, loader_of, most
@@ -47,8 +48,8 @@ class TracInCPBase(DataInfluence):
     def checkpoints(self, given: str | Path | Iterable[Any]) -> None:
         self._checkpoints = list(Checkpoints.given(self.model, given, self.checkpoints_load_func).each)
 
-    def _gradients(self, model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Any, layers: Any) -> SampleGradients:
-        return sample_gradients(model, inputs, labels, loss, layers)
+    def _gradients(self, model: nn.Module, loss: Any, layers: Any) -> Callable[[Sequence[Any], Any], SampleGradients]:
+        return PerExample(model, loss, layers)
 
     def _steps(self) -> Checkpoints:
         return Checkpoints(self.model, self.checkpoints, self.checkpoints_load_func)
@@ -130,8 +131,9 @@ class TracInCPFast(TracInCPBase):
             raise OptionError(f"final_fc_layer is {type(found).__name__}; it must be nn.Linear: use TracInCP with layers=[...] for others")
         self._final: nn.Module = found
 
-    def _gradients(self, model: nn.Module, inputs: Sequence[Any], labels: Any, loss: Any, layers: Any) -> SampleGradients:
-        return weights_only(sample_gradients(model, inputs, labels, loss, [self._final]))
+    def _gradients(self, model: nn.Module, loss: Any, layers: Any) -> Callable[[Sequence[Any], Any], SampleGradients]:
+        own = PerExample(model, loss, [self._final])
+        return lambda inputs, labels: weights_only(own(inputs, labels))
 
     def influence(  # type: ignore[override]
         self, inputs: Any, k: int | None = None, proponents: bool = True, show_progress: bool = False
@@ -146,7 +148,7 @@ class TracInCPFast(TracInCPBase):
 
 def weights_only(found: SampleGradients) -> SampleGradients:
     """Without the bias of a linear layer."""
-    return SampleGradients({name: Outer(p.left, p.right) if isinstance(p, Outer) else p for name, p in found.parts.items()})
+    return SampleGradients({name: Outer(p.left, p.right) if isinstance(p, Outer) else p for name, p in found.parts.items()}, found.names)
 
 
 class TracInCPFastRandProj(TracInCPFast):
