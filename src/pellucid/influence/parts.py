@@ -178,9 +178,10 @@ class Outer(Part):
         if b * c * t * s * (o + i) < (b * t + c * s) * o * i + b * c * o * i:
             return self._by_places(other)
         size = max(1, BUDGET.get() // (8 * o * i))
-        if b <= size:
-            return torch.cat([self._kept @ column.T for column in other.blocks(size)], 1)
-        return torch.cat([torch.cat([rows @ column.T for rows in self.blocks(size)]) for column in other.blocks(size)], 1)
+        columns = [other._kept] if c <= size else other.blocks(size)
+        return torch.cat(
+            [torch.cat([rows @ column.T for rows in ([self._kept] if b <= size else self.blocks(size))]) for column in columns], 1
+        )
 
     def _by_places(self, other: Outer) -> Tensor:
         """Place by place, without any gradient."""
