@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pellucid
+from pellucid.influence import INFLUENCES, influence
 from pellucid import METHODS, batch
 from tests.laws.test_methods import OPTIONS
 from tests.models import assert_same_state, cases, state_of
@@ -65,3 +66,15 @@ def test_memory_that_ends_for_real():
     found = pellucid.explain(model, x, 0, steps=1000, at_most=64_000)
     assert found.check("completeness").passed
     assert found.cost.calls > 2
+
+
+@pytest.mark.parametrize("method", INFLUENCES)
+def test_influence_is_the_same_there(method):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    train, queries = (torch.randn(30, 5).double(), torch.arange(30) % 3), (torch.randn(4, 5).double(), torch.arange(4) % 3)
+    options = {"exact": {"damping": 0.5}, "arnoldi": {"damping": 0.5}, "trak": {"projection": 8}}.get(method, {})
+    expected = influence(model, train, queries, method, seed=0, **options)
+    found = influence(model.cuda(), train, queries, method, seed=0, **options)  # the examples follow the model
+    assert found.attribution.is_cuda or method == "representer"
+    torch.testing.assert_close(found.attribution.cpu(), expected.attribution, rtol=1e-5, atol=1e-7)

@@ -369,8 +369,9 @@ def test_saving_and_drawing(tmp_path):
 
 
 def test_explanations_saved_before_there_were_cells_still_load():
-    told = Display._from({"kind": "table", "names": ["a"], "classes": [], "pooling": "sum"}, None)
+    told = Display._from({"kind": "table", "names": ["a"], "classes": [], "pooling": "sum"}, {})
     assert told.cells == ()
+    assert told.gallery is None
     assert told.names == ("a",)
 
 

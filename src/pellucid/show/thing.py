@@ -39,7 +39,7 @@ def thing_of(value: Any, names: Sequence[str] = (), what: str = "an example", st
         InputError: it is something else, or there are not as many names as numbers.
 
     >>> thing_of(np.array([0.5, 2.0]), ["age", "height"])
-    {'age': '0.5', 'height': '2'}
+    {'age': '0.500', 'height': '2'}
     """
     if isinstance(value, str):
         return value
