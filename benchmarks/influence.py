@@ -16,7 +16,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import captum
@@ -55,9 +54,10 @@ def convolutional() -> nn.Module:
 
 @dataclass
 class Loads:
-    """Loads checkpoints, and counts."""
+    """Loads checkpoints, and counts; their folder lives as long."""
 
     calls: int = 0
+    folder: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
     def __call__(self, model: nn.Module, path: str) -> float:
         self.calls += 1
@@ -76,8 +76,7 @@ class Setting:
     loads: Loads = field(default_factory=Loads)
 
     def __post_init__(self) -> None:
-        folder = Path(tempfile.mkdtemp())
-        self.paths = [str(folder / f"{number}.pt") for number in range(CHECKPOINTS)]
+        self.paths = [f"{self.loads.folder.name}/{number}.pt" for number in range(CHECKPOINTS)]
         for seed, path in enumerate(self.paths):
             torch.manual_seed(seed)
             for layer in self.model.modules():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import pellucid
-from pellucid.influence import INFLUENCES, influence
 from pellucid import METHODS, batch
+from pellucid.influence import INFLUENCES, influence
 from tests.laws.test_methods import OPTIONS
 from tests.models import assert_same_state, cases, state_of
 

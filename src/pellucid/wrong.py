@@ -184,7 +184,8 @@ def why_wrong(
     from .influence import influence
 
     examples = _examples(train, batch_size)
-    query = _batched(example, examples)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    query = [part.to(device) if isinstance(part, Tensor) else part for part in _batched(example, examples)]
     predicted, label = _wrong(model, query, classes)
     common: dict[str, Any] = {
         "checkpoints": checkpoints, "load": load, "loss": loss, "classes": classes, "names": names, "look": look, "kept": kept,

@@ -44,7 +44,8 @@ class Projection:
         return found / math.sqrt(self.dimensions)
 
     def _part(self, number: int, part: Part) -> Tensor:
-        return torch.cat([part.times(signs.to(part.total())) for signs in self._signs(number, part.total().numel())], 1)
+        like = part.total()
+        return torch.cat([part.times(signs.to(like)) for signs in self._signs(number, like.numel())], 1)
 
     def _signs(self, number: int, size: int) -> Iterator[Tensor]:
         assert self.dimensions is not None
