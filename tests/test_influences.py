@@ -473,6 +473,27 @@ def test_texts_and_rows(data):
         influence(model, (x, y), (q, z), names=["a", "b"])
 
 
+@pytest.mark.parametrize("method", INFLUENCES)
+def test_a_model_that_works_in_place_leaves_the_data(data, method):
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = data[0]
+
+        def forward(self, x):
+            return self.inner(x.mul_(0.5))
+
+    _, x, y, q, z = data
+    whole = influence(data[0], (x / 2, y), (q / 2, z), method, seed=0, batch_size=8, **OPTIONS.get(method, {}))
+    before = x.clone(), q.clone()
+    for train in ((x, y), [(x[:16], y[:16]), (x[16:], y[16:])]):
+        found = influence(Halved(), train, (q, z), method, seed=0, batch_size=8, **OPTIONS.get(method, {}))
+        assert torch.equal(x, before[0])
+        assert torch.equal(q, before[1])
+        if isinstance(train, tuple) or method not in ("lissa", "ek_fac"):  # which draw, and step, batch by batch
+            torch.testing.assert_close(found.attribution, whole.attribution, rtol=1e-4, atol=1e-6)
+
+
 def test_half_precision(data):
     _, x, y, q, z = data
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import CodeType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Foreign", "in_train_mode", "modules_of", "undisturbed"]
+__all__ = ["Foreign", "in_train_mode", "modules_of", "said", "undisturbed"]
 
 
 def modules_of(forward: Callable[..., Any]) -> tuple[nn.Module, ...]:
@@ -109,6 +109,11 @@ def _acts(layer: nn.Module) -> bool:
     if isinstance(layer, nn.modules.instancenorm._InstanceNorm):  # by the example's own statistics, unless it gathers others
         return bool(layer.track_running_stats)
     return not isinstance(layer, nn.modules.dropout._DropoutNd) or layer.p > 0
+
+
+def said(model: Callable[..., Any], inputs: Iterable[Any]) -> Any:
+    """What a model returns for copies of the inputs: it may work in place."""
+    return model(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
 
 
 @contextmanager

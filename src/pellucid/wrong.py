@@ -14,7 +14,7 @@ from .errors import FileError, InputError
 from .explain import explain
 from .explanation import Explanation
 from .inside import layer_named
-from .model import undisturbed
+from .model import said, undisturbed
 from .target import target
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _wrong(model: nn.Module, query: Sequence[Any], classes: Sequence[str]) -> tu
         InputError: they are the same, or there are no classes.
     """
     with undisturbed((model,)), torch.no_grad():
-        output = model(*query[:-1])
+        output = said(model, query[:-1])
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
         raise InputError("why_wrong is about classes: the model must return (B, classes)")
     predicted, label = int(output.argmax(1)), int(query[-1])

@@ -19,7 +19,7 @@ from ..gallery import Gallery
 from ..hooks import around
 from ..inside import layer_named
 from ..memory import Peak
-from ..model import in_train_mode, undisturbed
+from ..model import in_train_mode, said, undisturbed
 from ..seeds import resolve_seed
 from ..show.scale import one_of
 from ..trust import provenance_of, refuse
@@ -224,7 +224,7 @@ class _Asked:
 
 def _said(model: nn.Module, inputs: Sequence[Any]) -> Any:
     with undisturbed((model,)), torch.no_grad():
-        return model(*inputs)
+        return said(model, inputs)
 
 
 def _joined(outputs: Sequence[Any]) -> Any:

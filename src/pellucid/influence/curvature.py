@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import OptionError, OutputError
-from ..model import undisturbed
+from ..model import said, undisturbed
 from ..progress import Bar
 from .examples import Batch, Examples, size_of
 from .gradients import parameters_of
@@ -97,14 +97,14 @@ def _of_each(product: Product, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _hessian(model: nn.Module, batch: Batch, loss: Loss | None, parameters: Sequence[Tensor]) -> Product:
     """Backward through the gradient; its graph is built once for all vectors."""
-    total = summed(loss, model(*batch[:-1]), batch[-1])
+    total = summed(loss, said(model, batch[:-1]), batch[-1])
     gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
     return lambda vectors, several: _pulled(gradients, parameters, vectors, several)
 
 
 def _gauss_newton(model: nn.Module, batch: Batch, loss: Loss | None, parameters: Sequence[Tensor]) -> Product:
     """`J' L'' J v`: forward by differentiating a backward pass with respect to what it begins with."""
-    output = model(*batch[:-1])
+    output = said(model, batch[:-1])
     if not isinstance(output, Tensor):
         raise OutputError(f"the model returns {type(output).__name__}; curvature='gauss_newton' needs a tensor: use 'hessian'")
     dummy = torch.zeros_like(output, requires_grad=True)

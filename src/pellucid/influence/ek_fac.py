@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from ..explanation import Check
-from ..model import undisturbed
+from ..model import said, undisturbed
 from ..progress import Bar
 from ..seeds import generator
 from .curvature import Curvature
@@ -163,7 +163,7 @@ class _Work:
             return
         model, source = self.curvature.model, generator(self.seed, number)
         with undisturbed((model,)), torch.no_grad():
-            output = model(*batch[:-1])
+            output = said(model, batch[:-1])
         count = self.draws or max(1, -(-ENOUGH // max(1, len(self.curvature.examples))))
         for _ in range(count):
             yield draw(output.float().cpu(), source).to(output.device, batch[-1].dtype), 1 / count

@@ -10,21 +10,22 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, PellucidError
 from ..hooks import between
-from ..model import undisturbed
+from ..memory import is_out
+from ..model import said, undisturbed
 from .loss import Loss, summed
-from .parts import BUDGET, Dense, Lookup, Outer, Part, SampleGradients
+from .parts import BUDGET, Dense, Lookup, Outer, Part, SampleGradients, Windows
 
 __all__ = ["PerExample", "parameters_of", "sample_gradients"]
 
@@ -64,7 +65,7 @@ class PerExample:
     def __call__(self, inputs: Sequence[Any], labels: Any) -> SampleGradients:
         batch = Pass(self.model, inputs, labels, self.loss)
         with undisturbed((self.model,)), torch.inference_mode(False), torch.enable_grad():
-            found = self._by_layers(batch)
+            found = _in_best_layout(self.model, inputs, lambda inputs: self._by_layers(replace(batch, inputs=inputs)))
             if self._plan.rest:
                 found[OTHERS] = Dense(_each(batch, self._plan.rest))
         return SampleGradients(found, self._plan.names)
@@ -112,14 +113,36 @@ class Pass:
     def total(self) -> Tensor:
         """The sum of the examples' losses; what is random is the same every time."""
         if not self.model.training:
-            return summed(self.loss, self.model(*self.inputs), self.labels)
+            return summed(self.loss, said(self.model, self.inputs), self.labels)
         with torch.random.fork_rng({p.device for p in self.model.parameters() if p.is_cuda}):
-            return summed(self.loss, self.model(*self.inputs), self.labels)
+            return summed(self.loss, said(self.model, self.inputs), self.labels)
 
     def example(self, i: int) -> Pass:
         """With one example only."""
         one = [x[i : i + 1] if isinstance(x, Tensor) else x for x in self.inputs]
         return Pass(self.model, one, self.labels[i : i + 1] if self.labels is not None else None, self.loss)
+
+
+# Models that cannot read pictures whose channels are last.
+PLAIN: WeakSet[nn.Module] = WeakSet()
+X = TypeVar("X")
+
+
+def _in_best_layout(model: nn.Module, inputs: Sequence[Any], work: Callable[[Sequence[Any]], X]) -> X:
+    """Pictures are given with the channels last in memory, which convolutions and pooling on a CPU are fastest in."""
+    if model not in PLAIN and any(isinstance(x, Tensor) and x.dim() == 4 and x.device.type == "cpu" for x in inputs):
+        try:
+            return work([_channels_last(x) if isinstance(x, Tensor) else x for x in inputs])
+        except RuntimeError as error:
+            if is_out(error) or isinstance(error, PellucidError):
+                raise
+            PLAIN.add(model)
+    return work(inputs)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    # `contiguous` leaves pictures of one channel as they are, and convolutions then take them for plain ones.
+    return x.to(memory_format=torch.channels_last) if x.dim() == 4 and x.device.type == "cpu" else x
 
 
 Named = Sequence[tuple[str, Tensor]]
@@ -250,9 +273,11 @@ def _convolution(module: Any, received: Tensor, gradient: Tensor) -> Part | None
     """Of a convolution in any number of dimensions: the patches that it saw, and the gradients of the places that they led to."""
     if received.dim() != len(module.kernel_size) + 2:
         return None
-    right, left = _patches(module, received), gradient.flatten(2)
+    left = gradient.flatten(2)
     if module.groups == 1:
-        return Outer(left.transpose(1, 2), right.transpose(1, 2), module.bias is not None)
+        windows = Windows(partial(_patches, module), module.in_channels * math.prod(module.kernel_size))
+        return Outer(left.transpose(1, 2), received, module.bias is not None, windows)
+    right = _patches(module, received)
     rows = left.unflatten(1, (module.groups, -1)) @ right.unflatten(1, (module.groups, -1)).transpose(2, 3)
     return Dense(torch.cat([rows.flatten(1), left.sum(2)], 1) if module.bias is not None else rows.flatten(1))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..explanation import Check
 from ..hooks import watch
-from ..model import undisturbed
+from ..model import said, undisturbed
 from ..progress import Bar
 from .curvature import CHUNK
 from .ek_fac import ek_fac
@@ -183,7 +183,7 @@ def _activations(study: Study, layer: nn.Module | str | None, batch: Batch) -> T
     if layer is None:
         return features_of(study.model, chosen, batch[:-1])[0].flatten(1)
     with undisturbed((study.model,)), torch.no_grad(), watch([chosen]) as seen:
-        study.model(*batch[:-1])
+        said(study.model, batch[:-1])
     if not seen[0] or not seen[0][0]:
         raise OptionError(f"layer {layer!r} does not run, or returns no tensor; choose another")
     return seen[0][0][0].flatten(1)

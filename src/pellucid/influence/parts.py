@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Dense", "Layout", "Lookup", "Outer", "Part", "SampleGradients", "Weights", "within"]
+__all__ = ["Dense", "Layout", "Lookup", "Outer", "Part", "SampleGradients", "Weights", "Windows", "within"]
 
 # Bytes of gradients that are multiplied out at a time.
 BUDGET: ContextVar[int] = ContextVar("BUDGET", default=2**27)
@@ -146,83 +146,133 @@ class Dense(Part):
         return Dense(torch.cat([self.values, *(other.values for other in others)]))
 
 
+@dataclass(frozen=True)
+class Windows:
+    """How to make `(B, width, T)`, what a convolution saw at each place, of what it received."""
+
+    make: Callable[[Tensor], Tensor]
+    width: int
+
+
+AT_A_TIME = 2**21  # bytes of windows: about what a cache holds
+
+
 @dataclass(frozen=True, eq=False)
 class Outer(Part):
-    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`; with a `bias`, as if right had a one behind it."""
+    """`sum over t of left_t right_t'`: left `(B, T, O)`, right `(B, T, I)`; with a `bias`, as if right had a one behind it.
+
+    With `windows`, right is pictures, and what they show of them is made for a few examples at a time: it takes many times the memory.
+    """
 
     left: Tensor
     right: Tensor
     bias: bool = False
+    windows: Windows | None = None
+
+    @property
+    def _shown(self) -> Tensor:
+        return self.right if self.windows is None else self.windows.make(self.right).transpose(1, 2)
+
+    @property
+    def _width(self) -> int:
+        return self.right.shape[2] if self.windows is None else self.windows.width
 
     @property
     def held(self) -> int:
-        return self.left.nbytes + self.right.nbytes
+        rows = self.left[:, 0].nbytes * (self._width + self.bias) if self.left.shape[1] > 1 else 0  # kept for what is compared again
+        return self.left.nbytes + self.right.nbytes + rows
 
     def rows(self) -> Tensor:
-        weights: Tensor = (self.left.transpose(1, 2) @ self.right).flatten(1)
-        return torch.cat([weights, self.left.sum(1)], 1) if self.bias else weights
+        return torch.cat([self._untwisted(part._turned()) for part in self._parts()])
+
+    def _untwisted(self, turned: Tensor) -> Tensor:
+        o, i = self.left.shape[2], self._width
+        weights = turned[:, : o * i].unflatten(1, (i, o)).transpose(1, 2).flatten(1)
+        return torch.cat([weights, turned[:, o * i :]], 1) if self.bias else weights
 
     def total(self) -> Tensor:
-        weights = (self.left.flatten(0, 1).T @ self.right.flatten(0, 1)).flatten()
-        return torch.cat([weights, self.left.sum((0, 1))]) if self.bias else weights
+        o, i = self.left.shape[2], self._width
+        weights = self.left.new_zeros(o, i)
+        for part in self._parts():
+            weights += part.left.flatten(0, 1).T @ part._shown.flatten(0, 1)
+        return torch.cat([weights.flatten(), self.left.sum((0, 1))]) if self.bias else weights.flatten()
 
     @cached_property
     def _kept(self) -> Tensor:
-        """The rows, for what is compared again and again."""
-        return self.rows()
+        """What is compared again and again."""
+        return self._all_turned()
+
+    def _turned(self) -> Tensor:
+        """The rows in another order, right before left: several times as fast where left is narrow, and enough for inner products."""
+        found = (self._shown.transpose(1, 2) @ self.left).flatten(1)
+        return torch.cat([found, self.left.sum(1)], 1) if self.bias else found
+
+    def _all_turned(self) -> Tensor:
+        return torch.cat([part._turned() for part in self._parts()])
 
     def dot(self, other: Outer) -> Tensor:
-        (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self.right.shape[2]
-        if t == s == 1:
+        (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self._width
+        if t == s == 1 and self.windows is None:
             return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T + self.bias)
         if b * c * t * s * (o + i) < (b * t + c * s) * o * i + b * c * o * i:
             return self._by_places(other)
         size = max(1, BUDGET.get() // (8 * o * i))
-        columns = [other._kept] if c <= size else other.blocks(size)
-        return torch.cat(
-            [torch.cat([rows @ column.T for rows in ([self._kept] if b <= size else self.blocks(size))]) for column in columns], 1
-        )
+        columns = [other._kept] if c <= size else (part._all_turned() for part in other._parts(size))
+        own = [self] if b <= size else list(self._parts(size))
+        return torch.cat([torch.cat([part._kept @ column.T for part in own]) for column in columns], 1)
 
     def _by_places(self, other: Outer) -> Tensor:
         """Place by place, without any gradient."""
-        b, c = len(self.left), len(other.left)
-        size = max(1, BUDGET.get() // (8 * c * self.left.shape[1] * other.left.shape[1]))
+        c, s, t = len(other.left), other.left.shape[1], self.left.shape[1]
+        left, right = other.left.flatten(0, 1).T, other._shown.flatten(0, 1).T
         found = []
-        for start in range(0, b, size):
-            left, right = (x[start : start + size].flatten(0, 1) for x in (self.left, self.right))
-            both = (left @ other.left.flatten(0, 1).T) * (right @ other.right.flatten(0, 1).T + self.bias)
-            found.append(both.view(-1, self.left.shape[1], c, other.left.shape[1]).sum((1, 3)))
+        for part in self._parts(max(1, BUDGET.get() // (8 * c * t * s))):
+            both = (part.left.flatten(0, 1) @ left) * (part._shown.flatten(0, 1) @ right + self.bias)
+            found.append(both.view(-1, t, c, s).sum((1, 3)))
         return torch.cat(found)
 
     def squared(self) -> Tensor:
-        t, o, i = self.left.shape[1], self.left.shape[2], self.right.shape[2]
-        if t == 1:
+        t, o, i = self.left.shape[1], self.left.shape[2], self._width
+        if t == 1 and self.windows is None:
             return self.left.square().sum((1, 2)) * (self.right.square().sum((1, 2)) + self.bias)
-        if t * (o + i) < o * i:
-            return ((self.left @ self.left.transpose(1, 2)) * (self.right @ self.right.transpose(1, 2) + self.bias)).sum((1, 2))
-        return torch.cat([rows.square().sum(1) for rows in self.blocks()])
+        return torch.cat([part._squared(t * (o + i) < o * i) for part in self._parts()])
+
+    def _squared(self, by_places: bool) -> Tensor:
+        if not by_places:
+            return self._turned().square().sum(1)
+        shown = self._shown
+        return ((self.left @ self.left.transpose(1, 2)) * (shown @ shown.transpose(1, 2) + self.bias)).sum((1, 2))
 
     def times(self, columns: Tensor) -> Tensor:
         return torch.cat([rows @ columns for rows in self.blocks()])
 
-    def blocks(self, size: int | None = None) -> Iterator[Tensor]:
-        size = size or max(1, BUDGET.get() // (8 * self.left.shape[2] * (self.right.shape[2] + self.bias)))
+    def blocks(self) -> Iterator[Tensor]:
+        return (part.rows() for part in self._parts(max(1, BUDGET.get() // (8 * self.left.shape[2] * (self._width + self.bias)))))
+
+    def _parts(self, size: int | None = None) -> Iterator[Outer]:
+        if size is None:
+            size = max(1, BUDGET.get() // (8 * self.left.shape[2] * (self._width + self.bias)))
+            if self.windows is not None:
+                size = min(size, max(1, AT_A_TIME // (self.right.element_size() * self.left.shape[1] * self._width)))
+        if size >= len(self.left):
+            yield self
+            return
         for k in range(0, len(self.left), size):
-            yield Outer(self.left[k : k + size], self.right[k : k + size], self.bias).rows()
+            yield replace(self, left=self.left[k : k + size], right=self.right[k : k + size])
 
     def whole(self) -> Outer:
         """The same with the bias as one more column of what was received."""
-        ones = self.right.new_ones(*self.right.shape[:2], 1)
-        return Outer(self.left, torch.cat([self.right, ones], 2)) if self.bias else self
+        shown = self._shown
+        return Outer(self.left, torch.cat([shown, shown.new_ones(*shown.shape[:2], 1)], 2) if self.bias else shown)
 
     def scaled(self, factor: float) -> Outer:
-        return Outer(self.left * factor, self.right, self.bias)
+        return replace(self, left=self.left * factor)
 
     def joined(self, others: Sequence[Outer]) -> Outer:
         if not others:
             return self
         left, right = (torch.cat([getattr(part, side) for part in (self, *others)]) for side in ("left", "right"))
-        return Outer(left, right, self.bias)
+        return replace(self, left=left, right=right)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import OptionError, OutputError
 from ..explanation import Check
 from ..hooks import watch
-from ..model import undisturbed
+from ..model import said, undisturbed
 from .examples import Batch, Examples
 from .loss import Loss, summed
 
@@ -116,7 +116,7 @@ def features_of(model: nn.Module, layer: nn.Module, inputs: Sequence[Any]) -> tu
         OptionError: the layer does not run.
     """
     with undisturbed((model,)), torch.no_grad(), watch([layer], of_input=True) as seen:
-        output = model(*inputs)
+        output = said(model, inputs)
     if not seen[0] or not seen[0][0]:
         raise OptionError(f"layer {type(layer).__name__} does not run, or receives no tensor; choose another")
     return seen[0][0][0], output

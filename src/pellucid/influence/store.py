@@ -27,15 +27,33 @@ ROWS, SECONDS = 1024, 20.0  # a shard is written after so many examples, or so m
 
 @dataclass
 class _Waiting:
-    """Rows that are not stored yet, since when, and what tells the examples that they are about."""
+    """Rows that are not stored yet, since when, and what tells the examples that they are about.
 
-    rows: list[Tensor] = field(default_factory=list)
+    They are in one tensor that grows: small ones, kept one by one, would pin the memory of all that is freed between them.
+    """
+
     since: float = field(default_factory=time.monotonic)
     digest: Any = field(default_factory=hashlib.blake2b)
+    held: Tensor = field(default_factory=lambda: torch.empty(0))
+    count: int = 0
+
+    @property
+    def rows(self) -> Tensor:
+        return self.held[: self.count]
 
     @property
     def enough(self) -> bool:
-        return sum(map(len, self.rows)) >= ROWS or time.monotonic() - self.since > SECONDS
+        return self.count >= ROWS or time.monotonic() - self.since > SECONDS
+
+    def add(self, rows: Tensor) -> None:
+        end = self.count + len(rows)
+        if end > len(self.held):
+            larger = rows.new_empty(max(end, 2 * len(self.held), ROWS), *rows.shape[1:])
+            if self.count:
+                larger[: self.count] = self.rows
+            self.held = larger
+        self.held[self.count : end] = rows
+        self.count = end
 
 
 class Store:
@@ -85,9 +103,9 @@ class Store:
         for batch in batches:
             bar.update(size_of(batch))
             if self.folder is None:
-                waiting.rows.append(make(batch))
+                waiting.add(make(batch))
                 continue
-            if not skip and not waiting.rows and (path := self._shard(name, place)).exists():
+            if not skip and not waiting.count and (path := self._shard(name, place)).exists():
                 rows, stored = self._load(path)
                 found.append(path)
                 place, skip = place + len(rows), len(rows)
@@ -95,7 +113,7 @@ class Store:
             if skip:
                 skip = self._skipped(skip - size_of(batch), waiting, stored)
                 continue
-            waiting.rows.append(make(batch))
+            waiting.add(make(batch))
             if waiting.enough:
                 place += self._flush(name, place, waiting, found)
                 waiting = _Waiting()
@@ -116,14 +134,11 @@ class Store:
         return left
 
     def _flush(self, name: str, place: int, waiting: _Waiting, found: list[Tensor | Path]) -> int:
-        if not waiting.rows:
-            return 0
-        rows = torch.cat(waiting.rows)
-        if self.folder is None:
-            found.append(rows)
-        else:
-            found.append(self._keep(self._shard(name, place), rows, waiting.digest.digest()))
-        return len(rows)
+        if waiting.count and self.folder is None:
+            found.append(waiting.rows)
+        elif waiting.count:
+            found.append(self._keep(self._shard(name, place), waiting.rows, waiting.digest.digest()))
+        return waiting.count
 
     def _shard(self, name: str, place: int) -> Path:
         assert self.folder is not None
@@ -154,7 +169,8 @@ class Rows:
 
     def joined(self) -> Tensor:
         """All of them."""
-        return torch.cat(list(self))
+        pieces = list(self)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _written(path: Path, write: Callable[[Path], Any]) -> None:

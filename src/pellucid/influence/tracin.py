@@ -65,8 +65,9 @@ def tracin(
             for group, asked in enumerate(_groups(checkpoints.model, queries, query_loss or loss, layers, gradients, memory)):
                 against = _against(checkpoints.model, asked, loss, layers, gradients)
                 pieces.append(kept.rows(f"scores-{number}-{group}", train.on(checkpoints.model), against, bar).joined().T)
-            scores = rate * torch.cat(pieces)
-            total = total + (scores.sum(0, keepdim=True) if aggregate else scores)
+            scores = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            scores = scores.sum(0, keepdim=True) if aggregate else scores
+            total = rate * scores if number == 0 else total.add_(scores, alpha=rate)
     return total
 
 

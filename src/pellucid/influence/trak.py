@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..explanation import Check
-from ..model import undisturbed
+from ..model import said, undisturbed
 from ..progress import Bar
 from .examples import Batch
 from .projection import Projection
@@ -62,7 +62,7 @@ def _features(study: Study, project: Projection) -> Callable[[Batch], Tensor]:
     def of_batch(batch: Batch) -> Tensor:
         rows = project.of(gradients(batch))
         with undisturbed((study.model,)), torch.no_grad():
-            doubt = (-_margin(study.model(*batch[:-1]), batch[-1])).sigmoid()
+            doubt = (-_margin(said(study.model, batch[:-1]), batch[-1])).sigmoid()
         return torch.cat([rows, doubt[:, None].to(rows)], 1)
 
     return of_batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class TracInCPFast(TracInCPBase):
 
 def weights_only(found: SampleGradients) -> SampleGradients:
     """Without the bias of a linear layer."""
-    return SampleGradients({name: Outer(p.left, p.right) if isinstance(p, Outer) else p for name, p in found.parts.items()}, found.names)
+    return SampleGradients({name: replace(p, bias=False) if isinstance(p, Outer) else p for name, p in found.parts.items()}, found.names)
 
 
 class TracInCPFastRandProj(TracInCPFast):
