@@ -136,6 +136,27 @@ def test_dropout_in_training_is_no_reason_for_another_way():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Viewed(nn.Module):
+    """A model that cannot read pictures whose channels are last in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Conv2d(2, 3, 3), nn.Linear(75, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.first(x)).view(len(x), -1))
+
+
+def test_a_model_that_needs_its_channels_first():
+    torch.manual_seed(0)
+    model, x, y = Viewed().double(), torch.randn(5, 2, 7, 7).double(), torch.tensor([0, 1, 2, 0, 1])
+    for _ in range(2):
+        found = sample_gradients(model, [x], y, F.cross_entropy)
+        torch.testing.assert_close(found.rows(), slow(model, x, y))
+    with pytest.raises(RuntimeError, match="shape"):
+        sample_gradients(model, [x[..., :6]], y, F.cross_entropy)
+
+
 def test_both_ways_of_an_outer_product():
     model, x, y, q, z = made("convolutions")
     loss = nn.CrossEntropyLoss()

@@ -6,20 +6,19 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 
-from ..errors import InputError, OptionError, OutputError
+from ..errors import OptionError
 from ..explanation import Check, Cost, Display, Explanation
 from ..gallery import Gallery
 from ..hooks import around
 from ..inside import layer_named
 from ..memory import Peak
-from ..model import in_train_mode, said, undisturbed
+from ..model import in_train_mode
 from ..seeds import resolve_seed
 from ..show.scale import one_of
 from ..trust import provenance_of, refuse
@@ -29,6 +28,7 @@ from .examples import Examples
 from .loss import Loss
 from .methods import INFLUENCES
 from .neighbours import top
+from .queries import Queries
 from .store import Store
 from .study import Scored, Study
 
@@ -105,7 +105,7 @@ def influence(
     if kept < 1 or memory < 1:
         raise OptionError(f"kept is {kept} and memory is {memory}; both must be positive")
     chosen = None if layers is None else [layer_named((model,), each) if isinstance(each, str) else each for each in layers]
-    asked = _Asked.of(model, queries, batch_size)
+    asked = Queries.of(model, queries, batch_size)
     loss = loss or asked.usual_loss()
     examples = train if isinstance(train, Examples) else Examples(train, batch_size)
     saved = Checkpoints.given(model, checkpoints, load)
@@ -152,98 +152,6 @@ def _name(loss: Any) -> str:
     return repr(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """The queries with their labels, and what the model says of them."""
-
-    model: nn.Module
-    examples: Examples
-    output: Any
-    guessed: bool
-
-    @classmethod
-    def of(cls, model: nn.Module, queries: Any, batch_size: int) -> _Asked:
-        if not isinstance(queries, Tensor):
-            examples = Examples(queries, batch_size, "queries")
-            return cls(model, examples, _joined([_said(model, batch[:-1]) for batch in examples.on(model)]), False)
-        output = _joined([_said(model, [batch[0]]) for batch in Examples((queries,), batch_size, "queries").on(model)])
-        if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
-            raise InputError("queries has no labels, and the model returns no classes that could be predicted; give (inputs, ..., labels)")
-        return cls(model, Examples((queries, output.argmax(1).to(queries.device)), batch_size, "queries"), output, True)
-
-    @property
-    def features(self) -> tuple[Tensor, ...]:
-        batches = list(self.examples)
-        found = tuple(torch.cat(parts) for parts in zip(*(batch[:-1] for batch in batches), strict=True) if isinstance(parts[0], Tensor))
-        if not found:
-            raise InputError("queries holds no tensor; give (inputs, ..., labels)")
-        return found
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What tells them from other queries."""
-        for number, batch in enumerate(self.examples):
-            yield from ((f"{number}.{i}", part) for i, part in enumerate(batch) if isinstance(part, Tensor))
-
-    def usual_loss(self) -> Loss:
-        """Cross entropy, for outputs with classes.
-
-        Raises:
-            OutputError: there are none.
-        """
-        if isinstance(self.output, Tensor) and self.output.dim() >= 2 and self.output.shape[1] > 1:
-            return nn.CrossEntropyLoss(reduction="none")
-        told = tuple(self.output.shape) if isinstance(self.output, Tensor) else type(self.output).__name__
-        raise OutputError(f"the model returns {told}, which are no classes; say how it was trained: loss=torch.nn.MSELoss(), say")
-
-    @property
-    def _classes(self) -> Tensor | None:
-        known = isinstance(self.output, Tensor) and self.output.dim() == 2 and self.output.shape[1] > 1
-        return self.output if known else None
-
-    @property
-    def predictions(self) -> Tensor | None:
-        return None if self._classes is None else self._classes.argmax(1)
-
-    @property
-    def confidences(self) -> Tensor | None:
-        return None if self._classes is None else self._classes.softmax(1).amax(1)
-
-    def losses(self, loss: Loss) -> Tensor:
-        """`(C,)`, each by itself, whatever the loss makes of several."""
-        labels = torch.cat([torch.as_tensor(batch[-1]) for batch in self.examples])
-        with torch.no_grad():
-            one = [slice(i, i + 1) for i in range(len(labels))]
-            return torch.stack([loss(_part(self.output, i), labels[i].to(_device(self.output))).sum() for i in one])
-
-    @property
-    def check(self) -> Check:
-        if self.guessed:
-            return Check("target", True, "no labels were given, so the predicted class of each query is explained", guessed=True)
-        return Check("target", True, "explained: the loss of the labels that were given")
-
-
-def _said(model: nn.Module, inputs: Sequence[Any]) -> Any:
-    with undisturbed((model,)), torch.no_grad():
-        return said(model, inputs)
-
-
-def _joined(outputs: Sequence[Any]) -> Any:
-    """Outputs of batches, as of one: tensors along the first dimension, tuples part by part."""
-    if isinstance(outputs[0], Tensor):
-        return torch.cat(list(outputs))
-    if isinstance(outputs[0], tuple | list):
-        return tuple(_joined(parts) for parts in zip(*outputs, strict=True))
-    raise OutputError(f"the model returns {type(outputs[0]).__name__}; wrap it so that it returns a tensor or a tuple of tensors")
-
-
-def _part(output: Any, rows: slice) -> Any:
-    return output[rows] if isinstance(output, Tensor) else tuple(_part(each, rows) for each in output)
-
-
-def _device(output: Any) -> torch.device:
-    return output.device if isinstance(output, Tensor) else _device(output[0])
-
-
 def _checks(model: nn.Module, scored: Scored) -> Iterator[Check]:
     bad = int((~torch.isfinite(scored.values)).sum())
     yield Check("finite", not bad, f"{bad} scores are NaN or infinite" if bad else "all scores are finite", float(bad))
@@ -282,7 +190,7 @@ class _Tally:
 
 
 def _gallery(
-    study: Study, asked: _Asked, scored: Scored, kept: int, look: Look | None, classes: Sequence[str], names: Sequence[str]
+    study: Study, asked: Queries, scored: Scored, kept: int, look: Look | None, classes: Sequence[str], names: Sequence[str]
 ) -> Gallery:
     """The queries, and the strongest of their proponents and opponents."""
     count = min(kept, scored.values.shape[1])
