@@ -1,6 +1,7 @@
 """Metrics: numbers that say how good attributions are, one for each example. They know views and attributions, and no method."""
 
 from .curves import Curve, Steps, curve, deletion, in_order, insertion, percentiles, sorted_values, spaced, thresholded
+from .drawn import infidelity_to, sensitivity
 from .infidelity import Responses, infidelity, masks, ngrams, random_masks, responses, windows
 from .localisation import Overlap, box_mask, overlap
 
@@ -14,6 +15,7 @@ __all__ = [
     "deletion",
     "in_order",
     "infidelity",
+    "infidelity_to",
     "insertion",
     "masks",
     "ngrams",
@@ -21,6 +23,7 @@ __all__ = [
     "percentiles",
     "random_masks",
     "responses",
+    "sensitivity",
     "sorted_values",
     "spaced",
     "thresholded",
