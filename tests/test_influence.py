@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
 from pellucid import FileError, InputError, OptionError, OutputError
 from pellucid.influence import Checkpoints, projected, sample_gradients, self_influence, tracin
-from pellucid.influence.parts import within
+from pellucid.influence.gradients import PerExample
+from pellucid.influence.parts import Layout, Outer, within
 
 
 class Tied(nn.Module):
@@ -45,6 +47,72 @@ class Reused(nn.Module):
         return F.linear(self.hidden(self.words(ids)).tanh().mean(1), self.words.weight)[:, :3]
 
 
+class Shared(nn.Module):
+    """A layer that runs once for the whole batch, as with position embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.place, self.out = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.query = nn.Parameter(torch.randn(1, 6))
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.inner(x) + self.place(self.query)))
+
+
+class Transposed(nn.Module):
+    """Sequence first inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x.transpose(0, 1))).mean(0))
+
+
+class Sorted(nn.Module):
+    """Examples change places inside, and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        order = x.sum(1).argsort()
+        return self.b(torch.tanh(self.a(x[order])[order.argsort()]))
+
+
+class Folded(nn.Module):
+    """Steps and examples in one dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x.flatten(0, 1))).view(len(x), -1, 8).mean(1))
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.spare = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.a(x)
+
+
+class Saved(nn.Module):
+    """A layer that runs again on the way back."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.b(torch.utils.checkpoint.checkpoint(lambda x: torch.tanh(self.a(x)), x, use_reentrant=False))
+
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -72,6 +140,13 @@ MODELS = {
     "norms": (lambda: picture(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.ReLU()), (2, 6, 6)),
     "words": (Words, None),
     "tied": (Tied, (6,)),
+    "shared": (Shared, (6,)),
+    "transposed": (Transposed, (7, 6)),
+    "sorted": (Sorted, (6,)),
+    "folded": (Folded, (5, 6)),
+    "unused": (Unused, (6,)),
+    "saved": (Saved, (6,)),
+    "old weight norm": (lambda: nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), nn.Linear(4, 3)), (6,)),
     "reused": (Reused, None),
     "twice": (Twice, (6,)),
     "recurrent": (lambda: nn.Sequential(nn.LSTM(6, 4, batch_first=True), Last(), nn.Linear(4, 3)), (5, 6)),
@@ -94,7 +169,8 @@ def slow(model, x, y, parameters=None):
     parameters = list(model.parameters()) if parameters is None else parameters
     rows = []
     for i in range(len(x)):
-        grads = torch.autograd.grad(F.cross_entropy(model(x[i : i + 1].clone()), y[i : i + 1]), parameters)
+        loss = F.cross_entropy(model(x[i : i + 1].clone()), y[i : i + 1])
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         rows.append(torch.cat([g.flatten() for g in grads]))
     return torch.stack(rows)
 
@@ -145,6 +221,108 @@ class Viewed(nn.Module):
 
     def forward(self, x):
         return self.out(torch.tanh(self.first(x)).view(len(x), -1))
+
+
+def test_a_layer_that_has_changed_is_looked_at_again():
+    model, x, y, _, _ = made("perceptron")
+    sample_gradients(model, [x], y, F.cross_entropy)
+    handle = model[0].register_forward_hook(lambda m, i, o: o * 3)
+    torch.testing.assert_close(sample_gradients(model, [x], y, F.cross_entropy).rows(), slow(model, x, y))
+    handle.remove()
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    found = sample_gradients(model, [x], y, F.cross_entropy)
+    names = Layout.of(list(model.named_parameters()))
+    torch.testing.assert_close(found.flat(names), slow(model, x, y))
+
+
+def test_losses_that_use_the_model():
+    model, x, y, _, _ = made("perceptron")
+    model.scale = nn.Parameter(torch.ones(3).double())
+
+    def loss(output, labels):
+        plain = F.cross_entropy(output * model.scale, labels, reduction="none")
+        return plain + 0.1 * model[0].weight.square().sum()
+
+    def rows(parameters):
+        each = [torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]).sum(), parameters) for i in range(7)]
+        return torch.stack([torch.cat([g.flatten() for g in row]) for row in each])
+
+    layout = Layout.of(list(model.named_parameters()))
+    torch.testing.assert_close(sample_gradients(model, [x], y, loss).flat(layout), rows(list(model.parameters())))
+
+
+def test_layers_that_run_twice_in_some_batches():
+    class Sometimes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            held = torch.tanh(self.a(x))
+            return self.b(torch.tanh(self.a(held)) if len(x) == 3 else held)
+
+    torch.manual_seed(0)
+    model, x, y = Sometimes().double(), torch.randn(7, 6).double(), torch.arange(7) % 3
+    own = PerExample(model, F.cross_entropy)
+    parts = [own([x[:4]], y[:4]), own([x[4:]], y[4:])]
+    expected = torch.cat([slow(model, x[:4], y[:4]), torch.cat([slow_of(model, x[4:], y[4:], i) for i in range(3)])])
+    whole = parts[0].joined(parts[1:])
+    assert list(whole.parts) == ["a", "b"]
+    torch.testing.assert_close(whole.rows()[:4], expected[:4])
+    torch.testing.assert_close(parts[0].dot(parts[1]), parts[0].rows() @ parts[1].rows().T)
+
+
+def slow_of(model, x, y, i):
+    return slow(model, x[i : i + 1], y[i : i + 1])
+
+
+def test_an_unused_layer_costs_no_other_its_parts():
+    model, x, y, _, _ = made("unused")
+    found = sample_gradients(model, [x], y, F.cross_entropy)
+    assert isinstance(found.parts["a"], Outer)
+    assert not found.parts["spare"].rows().any()
+
+
+def test_statistics_of_the_batch_are_refused():
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 6), torch.tensor([0, 1, 2, 0])
+    for layer in (nn.BatchNorm1d(6), nn.BatchNorm1d(6, track_running_stats=False).eval()):
+        with pytest.raises(OptionError, match="statistics of the batch"):
+            sample_gradients(nn.Sequential(layer, nn.Linear(6, 3)), [x], y, F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out, y: F.cross_entropy(out, y)[None],
+        lambda out, y: F.cross_entropy(out, y)[None, None],
+        lambda out, y: F.binary_cross_entropy_with_logits(out, F.one_hot(y, 3).to(out), reduction="none").mean(0),
+        lambda out, y: (F.cross_entropy(out, y, reduction="none") - F.cross_entropy(out, y)).square(),
+        lambda out, y: F.cross_entropy(out @ out.T, torch.arange(len(out))),
+        lambda out, y: F.cross_entropy(out, y).square(),
+        nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]).double()),
+    ],
+)
+def test_losses_that_are_not_of_single_examples(loss):
+    model, x, y, _, _ = made("perceptron")
+    with pytest.raises(OutputError, match="neither one for each example"):
+        sample_gradients(model, [x], y, loss)
+
+
+def test_class_weights_are_noticed_where_all_losses_are_the_same():
+    model, x, y, _, _ = made("perceptron")
+    model[2].weight.data.zero_()
+    with pytest.raises(OutputError, match="neither one for each example"):
+        sample_gradients(model, [x], y, nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]).double()))
+
+
+def test_losses_that_are_no_functions():
+    model, x, y, _, _ = made("perceptron")
+    for loss in ("ce", nn.CrossEntropyLoss, 3):
+        with pytest.raises(OptionError, match="give a function"):
+            sample_gradients(model, [x], y, loss)
+    with pytest.raises(OutputError, match="returns float"):
+        sample_gradients(model, [x], y, lambda out, y: 1.0)
 
 
 def test_a_model_that_needs_its_channels_first():

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ..model import said, undisturbed
 from ..progress import Bar
 from .examples import Batch, Examples, size_of
 from .gradients import parameters_of
-from .loss import Loss, summed
+from .loss import Loss, Losses
 from .parts import Layout
 
 __all__ = ["CHUNK", "CURVATURES", "Curvature"]
@@ -42,6 +43,10 @@ class Curvature:
     def __post_init__(self) -> None:
         if self.kind not in CURVATURES:
             raise OptionError(f"curvature is {self.kind!r}; choose one of {', '.join(map(repr, CURVATURES))}")
+
+    @cached_property
+    def _losses(self) -> Losses:
+        return Losses(self.loss)
 
     @property
     def layout(self) -> Layout:
@@ -75,7 +80,7 @@ class Curvature:
         with undisturbed((self.model,)), torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             for parameter in named.values():
                 parameter.requires_grad_(True)  # `undisturbed` puts it back as it was
-            product = CURVATURES[self.kind](self.model, batch, self.loss, list(named.values()))
+            product = CURVATURES[self.kind](self.model, batch, self._losses, list(named.values()))
             found = _of_each(product, [vectors[name] for name in named])
         return dict(zip(named, found, strict=True))
 
@@ -95,14 +100,14 @@ def _of_each(product: Product, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
     return [torch.stack(values) for values in zip(*each, strict=True)]
 
 
-def _hessian(model: nn.Module, batch: Batch, loss: Loss | None, parameters: Sequence[Tensor]) -> Product:
+def _hessian(model: nn.Module, batch: Batch, losses: Losses, parameters: Sequence[Tensor]) -> Product:
     """Backward through the gradient; its graph is built once for all vectors."""
-    total = summed(loss, said(model, batch[:-1]), batch[-1])
+    total = losses.total(said(model, batch[:-1]), batch[-1], size_of(batch))
     gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
     return lambda vectors, several: _pulled(gradients, parameters, vectors, several)
 
 
-def _gauss_newton(model: nn.Module, batch: Batch, loss: Loss | None, parameters: Sequence[Tensor]) -> Product:
+def _gauss_newton(model: nn.Module, batch: Batch, losses: Losses, parameters: Sequence[Tensor]) -> Product:
     """`J' L'' J v`: forward by differentiating a backward pass with respect to what it begins with."""
     output = said(model, batch[:-1])
     if not isinstance(output, Tensor):
@@ -110,7 +115,7 @@ def _gauss_newton(model: nn.Module, batch: Batch, loss: Loss | None, parameters:
     dummy = torch.zeros_like(output, requires_grad=True)
     pulled = torch.autograd.grad(output, parameters, dummy, create_graph=True, allow_unused=True, materialize_grads=True)
     point = output.detach().requires_grad_()
-    slope = torch.autograd.grad(summed(loss, point, batch[-1]), point, create_graph=True)
+    slope = torch.autograd.grad(losses.total(point, batch[-1], size_of(batch)), point, create_graph=True)
 
     def product(vectors: Sequence[Tensor], several: bool) -> Sequence[Tensor]:
         pushed = _pulled(pulled, [dummy], vectors, several)
@@ -132,7 +137,7 @@ def _pulled(outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequen
     return [torch.zeros(shape, dtype=x.dtype, device=x.device) if f is None else f for f, x, shape in zip(found, inputs, like, strict=True)]
 
 
-CURVATURES: Mapping[str, Callable[[nn.Module, Batch, Loss | None, Sequence[Tensor]], Product]] = {
+CURVATURES: Mapping[str, Callable[[nn.Module, Batch, Losses, Sequence[Tensor]], Product]] = {
     "hessian": _hessian,
     "gauss_newton": _gauss_newton,
 }

@@ -107,6 +107,10 @@ class Part(ABC):
         """All of them times a number."""
 
     @abstractmethod
+    def some(self, which: Sequence[int]) -> Part:
+        """These of the examples."""
+
+    @abstractmethod
     def joined(self, others: Sequence[Any]) -> Part:
         """The examples of all of them."""
 
@@ -130,8 +134,8 @@ class Dense(Part):
     def total(self) -> Tensor:
         return self.values.sum(0)
 
-    def dot(self, other: Dense) -> Tensor:
-        return self.values @ other.values.T
+    def dot(self, other: Part) -> Tensor:
+        return self.values @ other.rows().T
 
     def squared(self) -> Tensor:
         return self.values.square().sum(1)
@@ -142,8 +146,11 @@ class Dense(Part):
     def scaled(self, factor: float) -> Dense:
         return Dense(self.values * factor)
 
-    def joined(self, others: Sequence[Dense]) -> Dense:
-        return Dense(torch.cat([self.values, *(other.values for other in others)]))
+    def some(self, which: Sequence[int]) -> Dense:
+        return Dense(self.values[list(which)])
+
+    def joined(self, others: Sequence[Part]) -> Dense:
+        return Dense(torch.cat([self.values, *(other.rows() for other in others)]))
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,12 @@ class Outer(Part):
     def _all_turned(self) -> Tensor:
         return torch.cat([part._turned() for part in self._parts()])
 
-    def dot(self, other: Outer) -> Tensor:
+    def some(self, which: Sequence[int]) -> Outer:
+        return replace(self, left=self.left[list(which)], right=self.right[list(which)])
+
+    def dot(self, other: Part) -> Tensor:
+        if not isinstance(other, Outer):
+            return self.rows() @ other.rows().T
         (b, t, o), (c, s, _), i = self.left.shape, other.left.shape, self._width
         if t == s == 1 and self.windows is None:
             return (self.left[:, 0] @ other.left[:, 0].T) * (self.right[:, 0] @ other.right[:, 0].T + self.bias)
@@ -268,11 +280,18 @@ class Outer(Part):
     def scaled(self, factor: float) -> Outer:
         return replace(self, left=self.left * factor)
 
-    def joined(self, others: Sequence[Outer]) -> Outer:
+    def joined(self, others: Sequence[Part]) -> Part:
         if not others:
             return self
+        if any(not isinstance(other, Outer) or _places(other) != _places(self) for other in others):
+            return Dense(self.rows()).joined(others)
         left, right = (torch.cat([getattr(part, side) for part in (self, *others)]) for side in ("left", "right"))
         return replace(self, left=left, right=right)
+
+
+def _places(part: Outer) -> tuple[int, ...]:
+    """What must be the same of examples that are put together."""
+    return (*part.left.shape[1:], *part.right.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +319,12 @@ class Lookup(Part):
         table = self.left.new_zeros(self.size, self.left.shape[2])
         return table.index_add_(0, self.ids.flatten(), self.left.flatten(0, 1)).flatten()
 
-    def dot(self, other: Lookup) -> Tensor:
+    def some(self, which: Sequence[int]) -> Lookup:
+        return Lookup(self.ids[list(which)], self.left[list(which)], self.size)
+
+    def dot(self, other: Part) -> Tensor:
+        if not isinstance(other, Lookup):
+            return self.rows() @ other.rows().T
         same = self.ids.flatten()[:, None] == other.ids.flatten()
         both = (self.left.flatten(0, 1) @ other.left.flatten(0, 1).T) * same
         return both.view(len(self.ids), -1, len(other.ids), other.ids.shape[1]).sum((1, 3))
@@ -316,8 +340,11 @@ class Lookup(Part):
     def scaled(self, factor: float) -> Lookup:
         return Lookup(self.ids, self.left * factor, self.size)
 
-    def joined(self, others: Sequence[Lookup]) -> Lookup:
-        return Lookup(torch.cat([self.ids, *(o.ids for o in others)]), torch.cat([self.left, *(o.left for o in others)]), self.size)
+    def joined(self, others: Sequence[Part]) -> Part:
+        alike = [other for other in others if isinstance(other, Lookup) and other.ids.shape[1] == self.ids.shape[1]]
+        if len(alike) < len(others):
+            return Dense(self.rows()).joined(others)
+        return Lookup(torch.cat([self.ids, *(o.ids for o in alike)]), torch.cat([self.left, *(o.left for o in alike)]), self.size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from ..explanation import Check
 from ..hooks import watch
 from ..model import said, undisturbed
 from .examples import Batch, Examples
-from .loss import Loss, summed
+from .loss import Loss, Losses
 
 __all__ = ["Representer", "features_of", "last_linear", "representer"]
 
@@ -54,12 +54,13 @@ def representer(model: nn.Module, layer: nn.Linear, train: Examples, loss: Loss,
     pieces = [_seen(model, layer, batch) for batch in train.on(model)]
     features = with_ones(torch.cat([piece[0] for piece in pieces]).double())
     logits, labels = torch.cat([piece[1] for piece in pieces]).double(), torch.cat([piece[2] for piece in pieces])
+    losses = Losses(loss)
     bias = layer.bias if layer.bias is not None else layer.weight.new_zeros(layer.out_features)
     own = torch.cat([layer.weight.detach(), bias.detach()[:, None]], 1).double()
     with torch.inference_mode(False), torch.enable_grad():
-        weight, slope = _fitted(own, features, labels, loss, penalty, steps)
+        weight, slope = _fitted(own, features, labels, losses, penalty, steps)
         points = (features @ weight.T).requires_grad_()
-        pulls = -torch.autograd.grad(summed(loss, points, labels), points)[0] / (2 * penalty * len(features))
+        pulls = -torch.autograd.grad(losses.total(points, labels, len(points)), points)[0] / (2 * penalty * len(features))
     agreed = float((points.detach().argmax(1) == logits.argmax(1)).double().mean())
     return Representer(weight, pulls, features, (_converged(slope), _like(agreed)))
 
@@ -78,7 +79,7 @@ def _like(agreed: float) -> Check:
     )
 
 
-def _fitted(own: Tensor, features: Tensor, labels: Tensor, loss: Loss, penalty: float, steps: int) -> tuple[Tensor, float]:
+def _fitted(own: Tensor, features: Tensor, labels: Tensor, losses: Losses, penalty: float, steps: int) -> tuple[Tensor, float]:
     weight = own.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [weight], max_iter=steps, tolerance_grad=1e-10, tolerance_change=0, history_size=20, line_search_fn="strong_wolfe"
@@ -86,7 +87,7 @@ def _fitted(own: Tensor, features: Tensor, labels: Tensor, loss: Loss, penalty: 
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = summed(loss, features @ weight.T, labels) / len(features) + penalty * weight.square().sum()
+        value = losses.total(features @ weight.T, labels, len(features)) / len(features) + penalty * weight.square().sum()
         value.backward()
         return value
 
