@@ -283,6 +283,16 @@ def test_an_unused_layer_costs_no_other_its_parts():
     assert not found.parts["spare"].rows().any()
 
 
+def test_an_embedding_that_shortens_its_vectors():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 6, max_norm=0.5), nn.Flatten(), nn.Linear(30, 3)).double()
+    before = model[0].weight.detach().clone()
+    x, y = torch.randint(0, 9, (4, 5)), torch.tensor([0, 1, 2, 0])
+    found = sample_gradients(model, [x], y, F.cross_entropy)
+    assert torch.equal(model[0].weight, before)
+    torch.testing.assert_close(found.rows(), slow(model, x, y))
+
+
 def test_statistics_of_the_batch_are_refused():
     torch.manual_seed(0)
     x, y = torch.randn(4, 6), torch.tensor([0, 1, 2, 0])

@@ -311,6 +311,49 @@ def test_a_store_of_another_run(data, tmp_path):
         ask(data, "tracin", store=tmp_path / "run")
 
 
+def test_what_tells_runs_apart(data, tmp_path):
+    """Layers of one shape, losses of one name, a checkpoint file that was written again, modes: each is another run."""
+    _, x, y, q, z = data
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5), nn.Dropout(0.0), nn.Linear(5, 3)).double().eval()
+    weights = [torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([3.0, 2.0, 1.0]).double()]
+    path = tmp_path / "one.pt"
+
+    def loss(scale):
+        return lambda out, y: scale * F.cross_entropy(out, y, reduction="none")
+
+    for number, (one, other) in enumerate(
+        [
+            ({"layers": [model[0]]}, {"layers": [model[2]]}),
+            ({"method": "tracin_last", "layer": model[0]}, {"method": "tracin_last", "layer": model[2]}),
+            ({"loss": loss(1)}, {"loss": loss(2)}),
+            ({"loss": nn.CrossEntropyLoss(weights[0], reduction="sum")}, {"loss": nn.CrossEntropyLoss(weights[1], reduction="sum")}),
+            ({"checkpoints": [path]}, {"checkpoints": [path]}),
+            ({"load": lambda m, c: 1.0, "checkpoints": ["a"]}, {"load": lambda m, c: 2.0, "checkpoints": ["a"]}),
+        ]
+    ):
+        torch.save(model.state_dict(), path)
+        influence(model, (x, y), (q, z), store=tmp_path / str(number), **one)
+        influence(model, (x, y), (q, z), store=tmp_path / str(number), **one)  # again, whatever torch's random state
+        torch.randn(1)
+        torch.save({n: v + 1 for n, v in model.state_dict().items()}, path)
+        with pytest.raises(FileError, match="belongs to another run"):
+            influence(model, (x, y), (q, z), store=tmp_path / str(number), **other)
+    influence(model, (x, y), (q, z), store=tmp_path / "mode")
+    with pytest.raises(FileError, match="in train mode was"):
+        influence(model.train(), (x, y), (q, z), store=tmp_path / "mode")
+
+
+@pytest.mark.parametrize("method", ["tracin", "ek_fac", "conjugate_gradient"])
+def test_a_run_goes_on_with_another_memory(data, method, tmp_path):
+    model, x, y, q, z = data
+    options = {"seed": 0, "batch_size": 2} | OPTIONS.get(method, {})
+    expected = influence(model, (x, y), (q, z), method, **options).attribution
+    for memory in (1, 2**30, 1):
+        found = influence(model, (x, y), (q, z), method, store=tmp_path / "run", memory=memory, **options).attribution
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_other_training_examples_are_another_run(data, tmp_path):
     model, x, y, q, z = data
     ask(data, "tracin", store=tmp_path / "run")
@@ -375,6 +418,8 @@ def test_options_and_losses_that_do_not_fit(data, tmp_path):
     with pytest.raises(OutputError, match="neither one for each example"):
         influence(model, (x, y), (q, z), loss=lambda out, y: F.cross_entropy(out, y) ** 2 + 1)
     with pytest.raises(OutputError, match="are no classes; say how it was trained"):
+        influence(model, (x, torch.randn(30, 3).double()), (q, torch.randn(4, 3).double()))
+    with pytest.raises(OutputError, match="are no classes; say how it was trained"):
         influence(nn.Linear(5, 1).double(), (x, y), (q, z))
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "a.pt")
     with pytest.raises(FileError, match="cannot be loaded into the model"):
@@ -386,6 +431,54 @@ def test_options_and_losses_that_do_not_fit(data, tmp_path):
         influence(frozen, (x, y), (q, z))
     with pytest.raises(OptionError, match="no layer 'head'"):
         ask(data, "tracin", layers=["head"])
+
+
+def test_flipped_whole_numbers_are_other_examples(data):
+    """Sums over an example would not tell."""
+    x, y = torch.randint(0, 9, (12, 6)), torch.arange(12) % 3
+    batches = [(x, y), (x.flip(1), y)]
+
+    class Other(list):
+        def __iter__(self):
+            batches.reverse()
+            return iter([batches[0]])
+
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 3))
+    with pytest.raises(InputError, match="not the same in every pass"):
+        influence(model, Other(batches), (x[:2], y[:2]), "ek_fac", draws=1)
+
+
+def test_a_load_that_changes_more_than_weights(data):
+    _, x, y, q, z = data
+    torch.manual_seed(0)
+    model = network().double().eval()
+    model.register_buffer("count", torch.zeros(1), persistent=False)
+    own = list(model.parameters())
+
+    def load(model, state):
+        model.train()
+        model.count += 1
+        model.load_state_dict(state, assign=True)
+
+    state = {n: v + 1 for n, v in model.state_dict().items()}
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    influence(model, (x, y), (q, z), checkpoints=[state], load=load)
+    assert not model.training
+    assert float(model.count) == 0
+    assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    (bad := torch.tensor([1.0]))
+    for checkpoints, message in (([bad], "Tensor cannot be loaded"), (5, "checkpoints is 5")):
+        with pytest.raises((FileError, OptionError), match=message):
+            influence(model, (x, y), (q, z), checkpoints=checkpoints)
+
+
+def test_a_loader_with_a_generator_of_its_own(data):
+    model, x, y, q, z = data
+    own = torch.Generator().manual_seed(3)
+    state = own.get_state()
+    influence(model, DataLoader([(a, int(b)) for a, b in zip(x, y, strict=True)], 8, generator=own), (q, z))
+    assert torch.equal(own.get_state(), state)
 
 
 # What comes back

@@ -123,9 +123,12 @@ def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
     Frozen parameters cost no saved activations, and a model in train mode may move its statistics: they are put back.
     """
     frozen: list[Tensor] = []
+    shortened: list[tuple[Tensor, Tensor]] = []
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
     for module in layers_of(roots):
         frozen += [p for p in module._parameters.values() if p is not None and p.requires_grad and not p.is_inference()]
+        if getattr(module, "max_norm", None) is not None:  # an embedding shortens its vectors where it looks them up
+            shortened += [(p, p.detach().clone()) for p in module._parameters.values() if p is not None]
         if module.training:
             buffers += [(module, name, b, b.detach().clone()) for name, b in module._buffers.items() if b is not None]
     cpu, cuda = torch.get_rng_state(), _cuda_rng(roots)
@@ -140,6 +143,8 @@ def undisturbed(roots: tuple[nn.Module, ...]) -> Iterator[None]:
             for module, name, buffer, before in buffers:
                 module._buffers[name] = buffer  # the model may have put another in its place
                 buffer.copy_(before)
+            for parameter, long in shortened:
+                parameter.copy_(long)
         torch.set_rng_state(cpu)
         for device, state in cuda:
             torch.cuda.set_rng_state(state, device)

@@ -224,8 +224,15 @@ def _batched(example: Sequence[Any], train: Any) -> list[Any]:
     if first.dim() == other.dim():
         if len(first) != 1:
             raise InputError(f"example holds {len(first)} examples; give one")
-        return [*given[:-1], given[-1].reshape(1)]
-    return [*(part[None] if isinstance(part, Tensor) else part for part in given[:-1]), torch.as_tensor(given[-1]).reshape(1)]
+        return [*given[:-1], _number(given[-1])]
+    return [*(part[None] if isinstance(part, Tensor) else part for part in given[:-1]), _number(given[-1])]
+
+
+def _number(label: Any) -> Tensor:
+    """`(1,)`, the number of a class."""
+    if not isinstance(label, Tensor) or label.numel() != 1 or label.is_floating_point():
+        raise InputError(f"the label is {label!r}; give the number of a class")
+    return label.reshape(1)
 
 
 def _wrong(model: nn.Module, query: Sequence[Any], classes: Sequence[str]) -> tuple[int, int]:

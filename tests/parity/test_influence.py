@@ -136,6 +136,17 @@ def test_similarity(case, tmp_path):
     assert len(found["zero_acts-1"]) == 44
 
 
+def test_similarity_keeps_the_order_and_the_random_state(case):
+    model, _, train, (q, _) = case
+    sources = [x for x, _ in train]
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    ours.SimilarityInfluence(model, "0", sources, "").influence(q)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(InputError, match="influence_src_dataset shuffles"):
+        ours.SimilarityInfluence(model, "0", DataLoader(sources, 3, shuffle=True), "")
+
+
 def test_refusals(case, tmp_path):
     model, folder, train, test = case
     with pytest.raises(FileError, match="which is no folder"):
@@ -144,8 +155,11 @@ def test_refusals(case, tmp_path):
         ours.TracInCP(model, train, folder, layers=["head"], loss_fn=SUM)
     with pytest.raises(OptionError, match=r"must be nn\.Linear"):
         ours.TracInCPFast(model, model[0] if not isinstance(model[0], nn.Linear) else model[1], train, folder, loss_fn=SUM)
-    with pytest.raises(OptionError, match="k is 99"):
-        ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test, k=99)
+    with pytest.raises(OptionError, match="k is 0"):
+        ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test, k=0)
+    assert ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test, k=99).indices.shape == (4, 11)  # as many as there are
+    with pytest.raises(OptionError, match="batch_size is None"):
+        ours.TracInCP(model, train, folder, loss_fn=SUM, batch_size=None)
     with pytest.raises(InputError, match="inputs is Tensor"):
         ours.TracInCP(model, train, folder, loss_fn=SUM).influence(test[0])
     with pytest.raises(OptionError, match="batch_size is 0"):

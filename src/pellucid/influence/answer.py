@@ -25,6 +25,7 @@ from ..trust import provenance_of, refuse
 from ..trust.provenance import hash_of, hash_of_weights
 from .checkpoints import Checkpoints
 from .examples import Examples
+from .identity import checkpoint_of, identity, layer_of
 from .loss import Loss
 from .methods import INFLUENCES
 from .neighbours import top
@@ -101,17 +102,28 @@ def influence(
     (torch.Size([2, 20]), 0)
     """
     work = _method(method, options)
-    seed, start = resolve_seed(seed), time.perf_counter()
+    # A run that is stored must go on later, whatever has been drawn meanwhile.
+    seed, start = 0 if seed is None and store is not None else resolve_seed(seed), time.perf_counter()
     if kept < 1 or memory < 1:
         raise OptionError(f"kept is {kept} and memory is {memory}; both must be positive")
-    chosen = None if layers is None else [layer_named((model,), each) if isinstance(each, str) else each for each in layers]
+    chosen = None if layers is None else [_layer(model, each) for each in ([layers] if isinstance(layers, str | nn.Module) else layers)]
     asked = Queries.of(model, queries, batch_size)
     loss = loss or asked.usual_loss()
     examples = train if isinstance(train, Examples) else Examples(train, batch_size)
     saved = Checkpoints.given(model, checkpoints, load)
-    words = {"method": method, "options": options, "checkpoints": list(map(str, saved.each)), "seed": seed, "loss": _name(loss)}
-    words |= {"layers": None if layers is None else [str(each) for each in layers], "query_loss": _name(query_loss)}
-    run = words | {"weights": hash_of_weights((model,)), "queries": hash_of(asked.tensors())}
+    run = {
+        "method": method,
+        "options": {name: layer_of(model, value) for name, value in sorted(options.items())},
+        "checkpoints": [checkpoint_of(each) for each in saved.each],
+        "load": identity(saved.load),
+        "seed": seed,
+        "loss": identity(loss),
+        "query_loss": identity(query_loss),
+        "layers": None if chosen is None else [layer_of(model, each) for each in chosen],
+        "in train mode": [name for name, module in model.named_modules() if module.training],
+        "weights": hash_of_weights((model,)),
+        "queries": hash_of(asked.tensors()),
+    }
     tally, peak = _Tally(), Peak(next((p.device for p in model.parameters()), torch.device("cpu")))
     study = Study(saved, examples, asked.examples, loss, query_loss or loss, chosen, Store(store, run), memory, seed, progress)
     with tally.counting(model):
@@ -148,8 +160,10 @@ def _method(method: str, options: Mapping[str, Any]) -> Callable[..., Scored]:
     return found
 
 
-def _name(loss: Any) -> str:
-    return repr(loss) if isinstance(loss, nn.Module) else getattr(loss, "__qualname__", type(loss).__name__)
+def _layer(model: nn.Module, given: Any) -> nn.Module:
+    if not isinstance(given, str | nn.Module):
+        raise OptionError(f"layers holds {given!r}; give modules of the model, or their names")
+    return layer_named((model,), given) if isinstance(given, str) else given
 
 
 def _checks(model: nn.Module, scored: Scored) -> Iterator[Check]:
@@ -218,7 +232,7 @@ def _look(example: tuple[Any, ...], look: Look | None, names: Sequence[str]) -> 
 
 def _label(label: Any, classes: Sequence[str]) -> str:
     value = label.tolist() if isinstance(label, Tensor) else label
-    if isinstance(value, int) and classes:
+    if isinstance(value, int) and 0 <= value < len(classes):
         return classes[value]
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

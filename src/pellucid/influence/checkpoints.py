@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,12 @@ Load = Callable[[nn.Module, Any], Any]
 def load_weights(model: nn.Module, path: Any) -> float:
     """Load a state dict, saved from the model itself or from its `DataParallel`; the learning rate that it holds, else 1."""
     held = torch.load(path, map_location="cpu")
-    rate = held.pop("learning_rate", 1.0) if isinstance(held, dict) else 1.0
+    if not isinstance(held, dict):
+        raise ValueError(f"it holds {type(held).__name__}, not a state dict; give load=, which puts it into the model")
+    rate = held.pop("learning_rate", 1.0)
     inner = model.module if isinstance(model, nn.DataParallel) else model
-    inner.load_state_dict({name.removeprefix("module."): value for name, value in held.items()})
+    known = inner.state_dict().keys()
+    inner.load_state_dict({name if name in known else name.removeprefix("module."): value for name, value in held.items()})
     return float(rate)
 
 
@@ -45,6 +48,8 @@ class Checkpoints:
         """
         if each is None:
             return cls(model, ["the model as it is"], lambda model, checkpoint: 1.0)
+        if not isinstance(each, str | Path | Iterable):
+            raise OptionError(f"checkpoints is {each!r}; give a folder, a list of files, or a list of what load= takes")
         if not isinstance(each, str | Path):
             return cls(model, list(each), load or load_weights)
         if not Path(each).is_dir():
@@ -60,15 +65,29 @@ class Checkpoints:
         """
         if not self.each:
             raise OptionError("there are no checkpoints; give at least one")
-        own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        held: list[tuple[dict[str, Any], dict[str, Any]]]
+        held = [(values, dict(values)) for m in self.model.modules() for values in (m._parameters, m._buffers)]
+        copies = [(tensor, tensor.detach().clone()) for _, named in held for tensor in named.values() if tensor is not None]
+        modes = [(module, module.training) for module in self.model.modules()]
         try:
             yield map(self._rate, self.each)
         finally:
-            self.model.load_state_dict(own)
+            for values, named in held:  # the same objects: an optimizer may hold them
+                values.clear()
+                values.update(named)
+            with torch.inference_mode(any(tensor.is_inference() for tensor, _ in copies)), torch.no_grad():
+                for tensor, copy in copies:
+                    tensor.copy_(copy)
+            for module, mode in modes:
+                module.training = mode
 
     def _rate(self, checkpoint: Any) -> float:
         try:
             rate = self.load(self.model, checkpoint)
-        except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
-            raise FileError(f"the checkpoint {checkpoint!r} cannot be loaded into the model: {error}") from error
-        return 1.0 if rate is None else float(rate)
+        except Exception as error:  # whatever a file, or the user's function, may raise
+            raise FileError(f"the checkpoint {_brief(checkpoint)} cannot be loaded into the model: {error}") from error
+        return float(rate) if isinstance(rate, int | float) or (isinstance(rate, torch.Tensor) and rate.numel() == 1) else 1.0
+
+
+def _brief(checkpoint: Any) -> str:
+    return repr(checkpoint) if isinstance(checkpoint, str | Path) else type(checkpoint).__name__

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from ..errors import OptionError
 from ..explanation import Check
 from ..model import said, undisturbed
 from ..progress import Bar
@@ -89,6 +90,8 @@ def ek_fac(curvature: Curvature, damping: float | None = None, draws: int | None
         damping: added to the eigenvalues of the summed matrix; None: a tenth of the mean eigenvalue of each layer.
         draws: how many labels are drawn for each example; None: one, and more where there are fewer than ten thousand examples.
     """
+    if draws is not None and draws < 1:
+        raise OptionError(f"draws is {draws}; at least one label must be drawn for each example")
     work = _Work(curvature, seed, bar, draws)
     sides: dict[str, tuple[Tensor, Tensor]] = {}
     for found in work.gradients():

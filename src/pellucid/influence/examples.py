@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from ..errors import InputError, OptionError
 
-__all__ = ["Batch", "Examples", "examples_of", "mark_of", "size_of"]
+__all__ = ["Batch", "Examples", "examples_of", "mark_of", "passed", "refuse_shuffled", "size_of"]
 
 Batch = Sequence[Any]
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -49,9 +49,7 @@ class Examples:
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; at least one example is needed")
         self.data, self.what = _batches(data, batch_size, what), what
-        sampler = getattr(self.data, "sampler", None)
-        if isinstance(sampler, RANDOM) or isinstance(getattr(getattr(self.data, "batch_sampler", None), "sampler", None), RANDOM):
-            raise InputError(f"{what} shuffles ({type(sampler).__name__}), so a score would belong to no example; give shuffle=False")
+        refuse_shuffled(self.data, what)
         self._seen: list[bytes] | None = None
 
     def __len__(self) -> int:
@@ -64,7 +62,7 @@ class Examples:
     @property
     def largest(self) -> int:
         """How many examples the first batch has: as many as any."""
-        return size_of(next(self._passed()))
+        return size_of(next(passed(self.data)))
 
     def on(self, model: nn.Module) -> Iterator[Batch]:
         """The batches, where the model is."""
@@ -74,7 +72,7 @@ class Examples:
 
     def __iter__(self) -> Iterator[Batch]:
         marks = []
-        for batch in self._passed():
+        for batch in passed(self.data):
             size_of(batch)
             marks.append(mark_of(batch))
             self._compare(marks)
@@ -86,15 +84,6 @@ class Examples:
             raise InputError(f"{self.what} had {len(self._seen)} batches and now has {len(marks)}; it must be the same in every pass")
         self._seen = marks
 
-    def _passed(self) -> Iterator[Batch]:
-        """A loader draws a number for every pass, also where nothing is random; it is put back."""
-        if _sliceable(self.data):
-            return _slices(cast("DataLoader[Any]", self.data))
-        state = torch.get_rng_state()
-        batches = iter(self.data)
-        torch.set_rng_state(state)
-        return batches
-
     def _compare(self, marks: Sequence[bytes]) -> None:
         place = len(marks) - 1
         if self._seen is not None and (place >= len(self._seen) or marks[place] != self._seen[place]):
@@ -102,6 +91,30 @@ class Examples:
                 f"{self.what} is not the same in every pass: batch {place} has changed; turn off shuffling and random augmentation, so "
                 "that a score belongs to an example"
             )
+
+
+def refuse_shuffled(data: Any, what: str) -> None:
+    """For data whose order must stay.
+
+    Raises:
+        InputError: a loader that says that it draws examples at random.
+    """
+    for sampler in (getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)):
+        if isinstance(sampler, RANDOM):
+            raise InputError(f"{what} shuffles ({type(sampler).__name__}), so a score would belong to no example; give shuffle=False")
+
+
+def passed(data: Iterable[Any]) -> Iterator[Any]:
+    """The batches. A loader draws a number for every pass, also where nothing is random; it is put back."""
+    if _sliceable(data):
+        return _slices(cast("DataLoader[Any]", data))
+    own = getattr(data, "generator", None)
+    state, other = torch.get_rng_state(), None if own is None else own.get_state()
+    batches = iter(data)
+    torch.set_rng_state(state)
+    if own is not None and other is not None:
+        own.set_state(other)
+    return batches
 
 
 def examples_of(data: Any, what: str = "the training data") -> Examples:
@@ -151,20 +164,11 @@ def _slices(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 
 def mark_of(batch: Batch) -> bytes:
-    """What tells batches apart: sums over each example, in their order."""
+    """What tells batches apart."""
     digest = hashlib.blake2b(digest_size=8)
     for part in batch:
         if isinstance(part, Tensor) and part.numel():
-            digest.update(_sums(part.detach()).cpu().numpy().tobytes())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif not isinstance(part, Tensor):
             digest.update(repr(part)[:1000].encode())
     return digest.digest()
-
-
-def _sums(part: Tensor) -> Tensor:
-    """One number for each example, the same on every pass."""
-    if part.dim() < 2:
-        return part if part.dtype != torch.bfloat16 else part.float()
-    if part.is_floating_point():
-        return part.flatten(1).sum(1, dtype=torch.float32 if part.dtype in (torch.float16, torch.bfloat16) else None)
-    return part.flatten(1).sum(1)

@@ -60,6 +60,8 @@ def largest(matrix: Tensor, dimensions: int | None, damping: float, tolerance: f
     Raises:
         OptionError: none is above the tolerance.
     """
+    if dimensions is not None and dimensions < 1:
+        raise OptionError(f"{dimensions} dimensions are to be kept; at least one is needed, or None for all")
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     damped = values + damping
     keep = damped > tolerance
@@ -116,17 +118,20 @@ def _krylov(curvature: Curvature, steps: int, tolerance: float, seed: int, on_cp
     if steps < 1:
         raise OptionError(f"the Krylov space has {steps} dimensions; at least one is needed")
     vector = _start(curvature, seed)
+    steps = min(steps, len(vector))
     home = torch.device("cpu") if on_cpu else vector.device
     basis = [(vector / vector.norm()).to(home)]
     matrix = vector.new_zeros(steps + 1, steps, device=home)
     for k in range(steps):
         pushed = curvature.times(basis[k][None].to(vector.device), bar)[0].to(home)
-        for i, each in enumerate(basis):  # one after the other: the rounding of one step is seen by the next
-            matrix[i, k] = each @ pushed
-            pushed = pushed - matrix[i, k] * each
+        length = float(pushed.norm())
+        for i, each in [*enumerate(basis)] * 2:  # one after the other, and twice, against rounding
+            along = each @ pushed
+            matrix[i, k] += along
+            pushed = pushed - along * each
         matrix[k + 1, k] = pushed.norm()
-        if float(matrix[k + 1, k]) < tolerance:
-            break
+        if float(matrix[k + 1, k]) < max(tolerance, 100 * torch.finfo(vector.dtype).eps * length):
+            break  # what is left is rounding: the space holds all that the start leads to
         basis.append(pushed / matrix[k + 1, k])
     count = min(len(basis), steps)
     return torch.stack(basis[:count]), matrix[:count, :count]

@@ -21,6 +21,9 @@ Kind = Literal["each", "mean", "sum"]
 STATED: Mapping[str, Kind] = {"none": "each", "mean": "mean", "sum": "sum"}
 
 
+TRUSTED = (nn.CrossEntropyLoss, nn.NLLLoss)
+
+
 class Losses:
     """The sum of the examples' losses, batch after batch.
 
@@ -61,8 +64,9 @@ class Losses:
 
     def _found(self, output: Any, labels: Any, rows: int) -> Kind:
         """What kind of loss it is, by the gradients of the output: an example's must be the same in the batch as alone."""
-        if type(self.loss) in (nn.CrossEntropyLoss, nn.NLLLoss) and self.loss.weight is None and not _ignored(labels):
-            return STATED[self.loss.reduction]
+        loss = self.loss
+        if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and type(loss) in TRUSTED and loss.weight is None and not _ignored(labels):
+            return STATED[loss.reduction]
         with torch.enable_grad():
             value = self._value(output, labels).detach()
             if value.dim() and (value.dim() > 2 or value.numel() != len(value) or len(value) != rows):

@@ -137,8 +137,9 @@ def _along(study: Study, solved: Tensor, name: str, bar: Bar) -> Tensor:
     """`(C, N)`: as many queries at a time as memory allows, each time with a pass over the training examples."""
     layout, found = study.curvature("hessian").layout, []
     together = max(1, study.memory // (2 * solved[0].nbytes))
-    for number, vectors in enumerate(solved.to(next(study.model.parameters()).device).split(together)):
-        found.append(study.rows(f"{name}-{number}", _against(study, Weights(vectors, layout)), bar).joined().T)
+    for first in range(0, len(solved), together):
+        vectors = solved[first : first + together].to(next(study.model.parameters()).device)
+        found.append(study.rows(f"{name}-{first}-{first + len(vectors)}", _against(study, Weights(vectors, layout)), bar).joined().T)
     return torch.cat(found)
 
 

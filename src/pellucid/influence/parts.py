@@ -77,6 +77,10 @@ class Part(ABC):
     def rows(self) -> Tensor:
         """`(B, parameters)`."""
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many examples."""
+
     @property
     @abstractmethod
     def held(self) -> int:
@@ -120,6 +124,9 @@ class Dense(Part):
     """Gradients as they are, `(B, parameters)`."""
 
     values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     @property
     def held(self) -> int:
@@ -175,6 +182,9 @@ class Outer(Part):
     right: Tensor
     bias: bool = False
     windows: Windows | None = None
+
+    def __len__(self) -> int:
+        return len(self.left)
 
     @property
     def _shown(self) -> Tensor:
@@ -302,6 +312,9 @@ class Lookup(Part):
     left: Tensor
     size: int
 
+    def __len__(self) -> int:
+        return len(self.left)
+
     @property
     def held(self) -> int:
         return self.ids.nbytes + self.left.nbytes
@@ -363,6 +376,9 @@ class SampleGradients:
     def held(self) -> int:
         """Bytes that they take."""
         return sum(part.held for part in self.parts.values())
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
 
     def dot(self, other: SampleGradients) -> Tensor:
         """Inner products `(B, C)`."""

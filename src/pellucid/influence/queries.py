@@ -56,10 +56,15 @@ class Queries:
         Raises:
             OutputError: there are none.
         """
-        if isinstance(self.output, Tensor) and self.output.dim() >= 2 and self.output.shape[1] > 1:
+        labels = torch.as_tensor(next(iter(self.examples))[-1])
+        classes = isinstance(self.output, Tensor) and self.output.dim() == 2 and self.output.shape[1] > 1
+        if classes and not labels.is_floating_point() and labels.dim() == 1:
             return nn.CrossEntropyLoss(reduction="none")
         told = tuple(self.output.shape) if isinstance(self.output, Tensor) else type(self.output).__name__
-        raise OutputError(f"the model returns {told}, which are no classes; say how it was trained: loss=torch.nn.MSELoss(), say")
+        raise OutputError(
+            f"the model returns {told} and the labels are {labels.dtype} {tuple(labels.shape)}, which are no classes; say how it was "
+            "trained: loss=torch.nn.MSELoss(), say"
+        )
 
     @property
     def _classes(self) -> Tensor | None:

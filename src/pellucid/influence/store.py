@@ -77,7 +77,8 @@ class Store:
             if not told.exists():
                 _written(told, lambda path: path.write_text(json.dumps(words, indent=1), encoding="utf-8"))
             before = json.loads(told.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            before.keys()
+        except (OSError, ValueError, AttributeError) as error:
             raise FileError(f"store={str(folder)!r} cannot be used: {error}; name a folder that can be written to") from error
         for name in sorted(before.keys() | words.keys()):
             if before.get(name) != words.get(name):

@@ -62,9 +62,12 @@ def tracin(
     ):
         for number, rate in enumerate(rates):
             pieces = []
-            for group, asked in enumerate(_groups(checkpoints.model, queries, query_loss or loss, layers, gradients, memory)):
+            first = 0
+            for asked in _groups(checkpoints.model, queries, query_loss or loss, layers, gradients, memory):
                 against = _against(checkpoints.model, asked, loss, layers, gradients)
-                pieces.append(kept.rows(f"scores-{number}-{group}", train.on(checkpoints.model), against, bar).joined().T)
+                name = f"scores-{number}-{first}-{first + len(asked)}"
+                pieces.append(kept.rows(name, train.on(checkpoints.model), against, bar).joined().T)
+                first += len(asked)
             scores = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
             scores = scores.sum(0, keepdim=True) if aggregate else scores
             total = rate * scores if number == 0 else total.add_(scores, alpha=rate)

@@ -39,7 +39,7 @@ def loader_of(dataset: Dataset[Any] | DataLoader[Any], batch_size: int | None) -
     if isinstance(dataset, DataLoader):
         return dataset
     if batch_size is None:
-        return DataLoader(dataset, batch_size=None)
+        raise OptionError("batch_size is None, which a Dataset cannot be gone through with; give a number, or a DataLoader")
     if batch_size < 1:
         raise OptionError(f"batch_size is {batch_size}; at least one is needed")
     return DataLoader(dataset, batch_size=batch_size, shuffle=False)
@@ -56,4 +56,4 @@ def batches_of(inputs: Any) -> Iterable[Sequence[Any]]:
 
 def most(scores: Tensor, k: int | None, proponents: bool) -> Tensor | KMostInfluentialResults:
     """All scores, or the `k` largest (smallest) of each test example."""
-    return scores if k is None else KMostInfluentialResults(*top(scores, k, proponents))
+    return scores if k is None else KMostInfluentialResults(*top(scores, min(k, scores.shape[1]), proponents))

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ...errors import InputError, OptionError
 from ...hooks import watch
+from ...influence.examples import passed, refuse_shuffled
 from ...inside import layer_named
 from ...model import undisturbed
 from .base import DataInfluence, loader_of
@@ -47,6 +48,7 @@ class SimilarityInfluence(DataInfluence):
             raise OptionError(f"similarity_direction is {similarity_direction!r}; choose 'max' or 'min'")
         self.influence_src_dataset, self.activation_dir, self.model_id = influence_src_dataset, activation_dir, model_id
         self.influence_src_dataloader = loader_of(influence_src_dataset, batch_size)
+        refuse_shuffled(self.influence_src_dataloader, "influence_src_dataset")
         self.similarity_metric, self.similarity_direction, self.batch_size = similarity_metric, similarity_direction, batch_size
 
     def influence(  # type: ignore[override]
@@ -56,7 +58,9 @@ class SimilarityInfluence(DataInfluence):
         extra = () if additional_forward_args is None else additional_forward_args
         extra = extra if isinstance(extra, tuple) else (extra,)
         asked = self._activations((*(inputs if isinstance(inputs, tuple) else (inputs,)), *extra))
-        sources = [self._activations(batch if isinstance(batch, tuple | list) else (batch,)) for batch in self.influence_src_dataloader]
+        sources = [
+            self._activations(batch if isinstance(batch, tuple | list) else (batch,)) for batch in passed(self.influence_src_dataloader)
+        ]
         if not sources:
             raise InputError("influence_src_dataset holds no examples")
         found: dict[str, Any] = {}

@@ -198,6 +198,8 @@ class TracInCPFastRandProj(TracInCPFast):
         self, inputs: Any = None, k: int = 5, proponents: bool = True
     ) -> KMostInfluentialResults:
         """The `k` training examples with the largest (smallest) inner product with each of the inputs."""
+        if k is None:
+            raise OptionError("k is None; say how many are wanted, or use TracInCPFast for all scores")
         queries = self.compute_intermediate_quantities(inputs)
         if self.nearest_neighbors is not None:
             indices, scores = self.nearest_neighbors.get_nearest_neighbors(queries if proponents else -queries, k)
