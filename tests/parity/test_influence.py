@@ -113,6 +113,22 @@ def test_tracincp_by_vectors(case):
     assert torch.equal(own.influence(test, k=3, proponents=False).indices, a.influence(test, k=3, proponents=False).indices)
 
 
+@pytest.mark.filterwarnings("ignore:.*Using this implementation stores", "ignore:.*If calculating self influence")
+def test_tracincp_by_vectors_beside_captum(case):
+    """Captum's own class, with an exact search in the place of Annoy."""
+    model, folder, train, test = case
+    options = {"loss_fn": SUM, "batch_size": 4}
+    a = ours.TracInCPFastRandProj(model, model[-1], train, folder, **options, nearest_neighbors=ours.AnnoyNearestNeighbors())
+    b = theirs.TracInCPFastRandProj(model, model[-1], train, folder, **options, nearest_neighbors=ours.AnnoyNearestNeighbors())
+    for proponents in (True, False):
+        own, other = a.influence(test, k=4, proponents=proponents), b.influence(test, k=4, proponents=proponents)
+        assert torch.equal(own.indices, other.indices)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+    own, other = a.compute_intermediate_quantities(test), b.compute_intermediate_quantities(test)
+    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-4, atol=1e-5)
+
+
 def test_similarity(case, tmp_path):
     model, _, train, (q, _) = case
     sources = [x for x, _ in train]
