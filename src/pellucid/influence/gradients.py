@@ -46,7 +46,7 @@ def sample_gradients(
         OptionError: no parameters that can have a gradient. OutputError: a loss of another form.
 
     >>> layer = nn.Linear(3, 2)
-    >>> found = sample_gradients(layer, [torch.randn(4, 3)], torch.tensor([0, 1, 1, 0]), F.cross_entropy)
+    >>> found = sample_gradients(layer, [torch.randn(4, 3)], torch.tensor([0, 1, 1, 0]), nn.CrossEntropyLoss())
     >>> found.dot(found).shape, found.rows().shape
     (torch.Size([4, 4]), torch.Size([4, 8]))
     """
