@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..batch import Run
+from ..batch import Ends, Run
 from ..errors import InputError, OptionError
 from ..inputs import Tensors, joined
 from ..view import View
@@ -50,14 +50,26 @@ def infidelity_to(
     tensor([0.])
     """
     values, run = places_of(view.features, attribution, "attribution"), run or Run()
-    here = run.here(view)[0]
+    ends: Ends | None = None
     said, changes = [], []
     for count in _counts(samples, together):
         moves, points = draw(count)
         _check(view, moves, points, count)
-        changes.append((here - run.scores(view, count, _at(points), "infidelity")[0]).double().expand(count, view.size))
-        said.append(joined(tuple(m.double() * v[:, None].double() for m, v in zip(moves, values, strict=True)), 2).sum(2).T)
-    return Responses(torch.cat(changes).T, torch.cat(said).T.to(here.device)).infidelity(scaled).to(here.dtype)
+        if ends is None:  # the first call also finds out how examples may share one
+            ends, found = run.contrast(view, tuple(p[:, 0] for p in points), count, _at(points), "infidelity")
+        else:
+            found = run.scores(ends.view, count, _at(points), "infidelity")
+        changes.append((ends.here[0] - found[0]).double().expand(count, view.size))
+        said.append(sum((_products(m, v) for m, v in zip(moves, values, strict=True)), torch.zeros(())).T)
+    assert ends is not None  # there is at least one sample
+    here = ends.here[0]
+    return Responses(torch.cat(changes).T, torch.cat(said).T.to(here.device), ()).infidelity(scaled).to(here.dtype)
+
+
+def _products(moves: Tensor, values: Tensor) -> Tensor:
+    """`(B, samples)`: perturbations times attributions, in double precision."""
+    rows = values.expand(len(moves), *moves.shape[2:]).flatten(1).double()
+    return torch.bmm(moves.flatten(2).double(), rows[:, :, None])[:, :, 0]
 
 
 def sensitivity(
