@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InputError, OptionError
 from ..inputs import as_tensors, joined
 
-__all__ = ["AGREEMENTS", "agreement", "consensus", "ranks"]
+__all__ = ["AGREEMENTS", "agreement", "consensus", "pearson", "ranks"]
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -26,7 +26,8 @@ def ranks(values: Tensor) -> Tensor:
     return (below + through + 1).double() / 2
 
 
-def _correlation(one: Tensor, other: Tensor) -> Tensor:
+def pearson(one: Tensor, other: Tensor) -> Tensor:
+    """`(B,)`: of rows; NaN where one is constant."""
     a, b = (rows - rows.mean(1, keepdim=True) for rows in (one, other))
     length = a.norm(dim=1) * b.norm(dim=1)
     return torch.where(length > 0, (a * b).sum(1) / torch.where(length > 0, length, 1.0), torch.nan)
@@ -34,12 +35,12 @@ def _correlation(one: Tensor, other: Tensor) -> Tensor:
 
 def _rank_correlation(one: Tensor, other: Tensor, k: int) -> Tensor:
     """Spearman's: 1 the same order, -1 the reverse; NaN where one is constant and has no order."""
-    return _correlation(ranks(one), ranks(other))
+    return pearson(ranks(one), ranks(other))
 
 
 def _pearson(one: Tensor, other: Tensor, k: int) -> Tensor:
     """Pearson's, of the numbers themselves; NaN where one is constant."""
-    return _correlation(one, other)
+    return pearson(one, other)
 
 
 def _cosine(one: Tensor, other: Tensor, k: int) -> Tensor:
@@ -103,7 +104,7 @@ def consensus(attributions: Sequence[Any]) -> Tensor:
     """
     placed = [ranks(rows) for rows in _rows(attributions)]
     total = torch.stack(placed).sum(0)
-    return torch.stack([_correlation(own, ranks(total - own)) for own in placed], 1)
+    return torch.stack([pearson(own, ranks(total - own)) for own in placed], 1)
 
 
 def _rows(attributions: Sequence[Any]) -> list[Tensor]:
