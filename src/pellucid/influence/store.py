@@ -20,7 +20,7 @@ from ..errors import FileError
 from ..progress import Bar
 from .examples import Batch, mark_of, size_of
 
-__all__ = ["Rows", "Store"]
+__all__ = ["Rows", "Store", "written"]
 
 ROWS, SECONDS = 1024, 20.0  # a shard is written after so many examples, or so much time
 
@@ -75,7 +75,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             told = self.folder / "run.json"
             if not told.exists():
-                _written(told, lambda path: path.write_text(json.dumps(words, indent=1), encoding="utf-8"))
+                written(told, lambda path: path.write_text(json.dumps(words, indent=1), encoding="utf-8"))
             before = json.loads(told.read_text(encoding="utf-8"))
             before.keys()
         except (OSError, ValueError, AttributeError) as error:
@@ -146,7 +146,7 @@ class Store:
         return self.folder / f"{name}-{place:010}.safetensors"
 
     def _keep(self, path: Path, values: Tensor, digest: bytes = b"") -> Path:
-        _written(path, lambda to: save_file({"values": values.detach().cpu().contiguous()}, to, {"examples": digest.hex()}))
+        written(path, lambda to: save_file({"values": values.detach().cpu().contiguous()}, to, {"examples": digest.hex()}))
         return path
 
     def _load(self, path: Path) -> tuple[Tensor, bytes]:
@@ -174,7 +174,7 @@ class Rows:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _written(path: Path, write: Callable[[Path], Any]) -> None:
+def written(path: Path, write: Callable[[Path], Any]) -> None:
     """Whole, or not at all: an interruption leaves no half of a file behind.
 
     Raises:
