@@ -235,6 +235,13 @@ def test_a_layer_that_has_changed_is_looked_at_again():
     torch.testing.assert_close(found.flat(names), slow(model, x, y))
 
 
+def test_layers_that_were_not_asked_for_are_looked_at_later():
+    model, x, y, _, _ = made("reused")
+    sample_gradients(model, [x], y, F.cross_entropy, [model.hidden])
+    layout = Layout.of(list(model.named_parameters()))
+    torch.testing.assert_close(sample_gradients(model, [x], y, F.cross_entropy).flat(layout), slow(model, x, y))
+
+
 def test_losses_that_use_the_model():
     model, x, y, _, _ = made("perceptron")
     model.scale = nn.Parameter(torch.ones(3).double())

@@ -74,14 +74,14 @@ class PerExample:
 
     def _by_layers(self, batch: Pass) -> dict[str, Part]:
         """Of the layers whose gradients are products, as far as they are, in this batch."""
-        odd = CHECKED.setdefault(self.model, {}).get(self._mark)
-        leaves = {name: leaf for name, leaf in self._plan.leaves.items() if name not in (odd or ())}
+        known = CHECKED.setdefault(self.model, {}).setdefault(self._mark, {})
+        leaves = {name: leaf for name, leaf in self._plan.leaves.items() if known.get(name, True)}
         found = _in_best_layout(self.model, batch.inputs, lambda inputs: _watched(replace(batch, inputs=inputs), leaves))
-        if odd is None and found:
-            odd = _odd(batch, {name: self._plan.leaves[name] for name in found}, found)
-            if batch.size > 1:  # one example alone tells little
-                CHECKED[self.model][self._mark] = odd
-        return {name: part for name, part in found.items() if name not in (odd or ())}
+        fresh = {name: part for name, part in found.items() if name not in known}
+        odd = _odd(batch, {name: leaves[name] for name in fresh}, fresh) if fresh else frozenset()
+        if batch.size > 1:  # one example alone tells little
+            known.update({name: name not in odd for name in fresh})
+        return {name: part for name, part in found.items() if name not in odd}
 
     def _directly(self, batch: Pass, parts: Sequence[str]) -> dict[str, Part]:
         """By autograd, for the parameters of these parts."""
@@ -104,8 +104,8 @@ class PerExample:
 
 
 Named = Sequence[tuple[str, Tensor]]
-# Of each model, as it was when that was found out: layers whose gradients are no products of what passes them.
-CHECKED: WeakKeyDictionary[nn.Module, dict[int, frozenset[str]]] = WeakKeyDictionary()
+# Of each model, as it was when that was found out: whether the gradients of a layer are products of what passes it.
+CHECKED: WeakKeyDictionary[nn.Module, dict[int, dict[str, bool]]] = WeakKeyDictionary()
 
 
 def _signature(model: nn.Module, loss: Loss | None) -> int:
