@@ -80,6 +80,24 @@ def test_tracincp_fast(case):
         assert torch.equal(own.indices, other.indices)
 
 
+def test_tracincp_fast_of_an_inner_layer(tmp_path, data):
+    """By autograd, because Captum takes the gradient of the model's output for that of the layer's."""
+    train, (q, z) = data
+    torch.manual_seed(2)
+    model = perceptron()
+    torch.save(model.state_dict(), tmp_path / "one.pt")
+
+    def rows(x, y):
+        losses = [nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]) for i in range(len(x))]
+        return torch.stack([torch.autograd.grad(loss, model[0].weight)[0].flatten() for loss in losses])
+
+    expected = rows(q, z) @ rows(*train.tensors).T
+    options = {"loss_fn": SUM, "batch_size": 4}
+    a, b = (library.TracInCPFast(model, model[0], train, str(tmp_path), **options).influence((q, z)) for library in (ours, theirs))
+    torch.testing.assert_close(a, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(b, expected, rtol=0.1)
+
+
 def test_tracincp_by_vectors(case):
     model, folder, train, test = case
     a = ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, batch_size=4)
