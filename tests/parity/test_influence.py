@@ -23,17 +23,17 @@ def convolutions():
 @pytest.fixture(scope="module")
 def data():
     torch.manual_seed(0)
-    x, y = torch.randn(11, 6), torch.randint(0, 3, (11,))
-    q, z = torch.randn(4, 6), torch.randint(0, 3, (4,))
+    x, y = torch.randn(11, 6).double(), torch.randint(0, 3, (11,))
+    q, z = torch.randn(4, 6).double(), torch.randint(0, 3, (4,))
     return TensorDataset(x, y), (q, z)
 
 
 @pytest.fixture(scope="module", params=[perceptron, convolutions])
 def case(request, tmp_path_factory, data):
     torch.manual_seed(1)
-    model, folder = request.param(), tmp_path_factory.mktemp("c")
+    model, folder = request.param().double(), tmp_path_factory.mktemp("c")
     for number in range(3):
-        torch.save(request.param().state_dict(), folder / f"{number}.pt")
+        torch.save(request.param().double().state_dict(), folder / f"{number}.pt")
     return model, str(folder), *data
 
 
@@ -46,19 +46,19 @@ def test_tracincp(case, grouped):
     loss = SUM if grouped else NONE
     options = {"loss_fn": loss, "batch_size": 4, "sample_wise_grads_per_batch": grouped}
     a, b = (library.TracInCP(model, train, folder, **options) for library in (ours, theirs))
-    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(a.self_influence(test), b.self_influence(test), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(a.influence(test, aggregate=True), b.influence(test, aggregate=True), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a.self_influence(test), b.self_influence(test), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(a.influence(test, aggregate=True), b.influence(test, aggregate=True), rtol=1e-5, atol=1e-5)
     for proponents in (True, False):
         own, other = (library.influence(test, k=3, proponents=proponents) for library in (a, b))
         assert torch.equal(own.indices, other.indices)
-        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-5, atol=1e-5)
     own, other = a.compute_intermediate_quantities(test), b.compute_intermediate_quantities(test)
-    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-5, atol=1e-5)
     assert a.compute_intermediate_quantities(test, aggregate=True).shape == (1, own.shape[1])
     loader = DataLoader(TensorDataset(*test), 3)
-    torch.testing.assert_close(a.influence(loader), b.influence(test), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.influence(loader), b.influence(test), rtol=1e-5, atol=1e-5)
 
 
 def test_tracincp_of_some_layers_and_another_loss(case):
@@ -66,7 +66,7 @@ def test_tracincp_of_some_layers_and_another_loss(case):
     last = list(dict(model.named_modules()))[-1]
     options = {"layers": [last], "loss_fn": NONE, "test_loss_fn": nn.MultiMarginLoss(reduction="none"), "batch_size": 5}
     a, b = (library.TracInCP(model, train, folder, **options) for library in (ours, theirs))
-    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-5, atol=1e-5)
 
 
 def test_tracincp_fast(case):
@@ -74,8 +74,8 @@ def test_tracincp_fast(case):
     options = {"loss_fn": SUM, "batch_size": 4}
     for layer in (model[-1], str(len(model) - 1)):
         a, b = (library.TracInCPFast(model, layer, train, folder, **options) for library in (ours, theirs))
-        torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a.influence(test), b.influence(test), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a.self_influence(), b.self_influence(), rtol=1e-5, atol=1e-5)
         own, other = a.influence(test, k=2), b.influence(test, k=2)
         assert torch.equal(own.indices, other.indices)
 
@@ -84,7 +84,7 @@ def test_tracincp_fast_of_an_inner_layer(tmp_path, data):
     """By autograd, because Captum takes the gradient of the model's output for that of the layer's."""
     train, (q, z) = data
     torch.manual_seed(2)
-    model = perceptron()
+    model = perceptron().double()
     torch.save(model.state_dict(), tmp_path / "one.pt")
 
     def rows(x, y):
@@ -94,7 +94,7 @@ def test_tracincp_fast_of_an_inner_layer(tmp_path, data):
     expected = rows(q, z) @ rows(*train.tensors).T
     options = {"loss_fn": SUM, "batch_size": 4}
     a, b = (library.TracInCPFast(model, model[0], train, str(tmp_path), **options).influence((q, z)) for library in (ours, theirs))
-    torch.testing.assert_close(a, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(b, expected, rtol=0.1)
 
 
@@ -105,9 +105,9 @@ def test_tracincp_by_vectors(case):
     for proponents in (True, False):
         own, other = a.influence(test, k=3, proponents=proponents), b.influence(test, k=3, proponents=proponents)
         assert torch.equal(own.indices, other.indices)
-        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-5, atol=1e-5)
     vectors = a.compute_intermediate_quantities(test)
-    torch.testing.assert_close(vectors @ a.compute_intermediate_quantities(train[:]).T, b.influence(test), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(vectors @ a.compute_intermediate_quantities(train[:]).T, b.influence(test), rtol=1e-5, atol=1e-5)
     few = ours.TracInCPFastRandProj(model, model[-1], train, folder, loss_fn=SUM, batch_size=4, projection_dim=6)
     assert few.compute_intermediate_quantities(test).shape == (4, 6)
     many = [
@@ -141,9 +141,9 @@ def test_tracincp_by_vectors_beside_captum(case):
     for proponents in (True, False):
         own, other = a.influence(test, k=4, proponents=proponents), b.influence(test, k=4, proponents=proponents)
         assert torch.equal(own.indices, other.indices)
-        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own.influence_scores, other.influence_scores, rtol=1e-5, atol=1e-5)
     own, other = a.compute_intermediate_quantities(test), b.compute_intermediate_quantities(test)
-    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(own @ own.T, other @ other.T, rtol=1e-5, atol=1e-5)
 
 
 def test_similarity(case, tmp_path):
@@ -158,11 +158,11 @@ def test_similarity(case, tmp_path):
         other = b.influence(q, top_k=4, load_src_from_disk=False)
     for layer in layers:
         assert torch.equal(own[layer][0], other[layer][0])
-        torch.testing.assert_close(own[layer][1], other[layer][1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own[layer][1], other[layer][1], rtol=1e-5, atol=1e-5)
     assert not (tmp_path / "ours").exists()
     least = ours.SimilarityInfluence(model, layers[0], sources, "", similarity_direction="min").influence(q)[layers[0]]
     assert least[1].shape == (4, 1)
-    zero = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    zero = nn.Sequential(nn.Linear(6, 4), nn.ReLU()).double()
     zero[0].bias.data.fill_(-100)
     with pytest.warns(RuntimeWarning, match="are zero"):
         found = ours.SimilarityInfluence(zero, "1", sources, "").influence(q)
