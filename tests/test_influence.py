@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from pellucid import FileError, InputError, OptionError, OutputError
 from pellucid.influence import Checkpoints, projected, sample_gradients, self_influence, tracin
 from pellucid.influence.gradients import PerExample
-from pellucid.influence.parts import Layout, Outer, within
+from pellucid.influence.layout import Layout
+from pellucid.influence.parts import Outer, within
 
 
 class Tied(nn.Module):

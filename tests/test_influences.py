@@ -354,6 +354,21 @@ def test_a_run_goes_on_with_another_memory(data, method, tmp_path):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_what_was_noticed_is_still_known_when_a_run_goes_on(data, tmp_path):
+    """And vectors that were solved with other examples are refused, also where no score was stored yet."""
+    model, x, y, q, z = data
+    for _ in range(2):
+        found = ask(data, "conjugate_gradient", steps=1, tolerance=1e-9, store=tmp_path / "run")
+        assert not found.check("converged").passed
+    with pytest.raises(UntrustedResult, match="converged"):
+        ask(data, "conjugate_gradient", steps=1, tolerance=1e-9, store=tmp_path / "run", strict=True)
+    for shard in (tmp_path / "run").glob("scores-*"):
+        shard.unlink()
+    options = OPTIONS["conjugate_gradient"] | {"steps": 1, "tolerance": 1e-9, "seed": 0, "store": tmp_path / "run"}
+    with pytest.raises(FileError, match="solved with other training examples"):
+        influence(model, (x.flip(0), y.flip(0)), (q, z), "conjugate_gradient", **options)
+
+
 def test_other_training_examples_are_another_run(data, tmp_path):
     model, x, y, q, z = data
     ask(data, "tracin", store=tmp_path / "run")

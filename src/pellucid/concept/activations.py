@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, OptionError, warn
-from ..influence.examples import passed
 from ..inputs import Tensors, as_tensors
 from ..inside import ANYTHING, Place, look
+from ..loaders import passed
 from ..model import in_train_mode, modules_of, undisturbed
 from ..view import at_input
 

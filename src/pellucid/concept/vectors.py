@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError, InputError, OptionError
-from ..influence.identity import identity
-from ..influence.store import written
+from ..files import written
 from ..inputs import accurate
 from ..model import modules_of
 from ..seeds import generator, resolve_seed
+from ..trust.identity import identity
 from ..trust.provenance import hash_of
 from .activations import batches, joined_rows
 

@@ -22,10 +22,10 @@ from ..model import in_train_mode
 from ..seeds import resolve_seed
 from ..show.scale import one_of
 from ..trust import provenance_of, refuse
+from ..trust.identity import checkpoint_of, identity, layer_of
 from ..trust.provenance import hash_of, hash_of_weights
 from .checkpoints import Checkpoints
 from .examples import Examples
-from .identity import checkpoint_of, identity, layer_of
 from .loss import Loss
 from .methods import INFLUENCES
 from .neighbours import top
@@ -111,19 +111,7 @@ def influence(
     loss = loss or asked.usual_loss()
     examples = train if isinstance(train, Examples) else Examples(train, batch_size)
     saved = Checkpoints.given(model, checkpoints, load)
-    run = {
-        "method": method,
-        "options": {name: layer_of(model, value) for name, value in sorted(options.items())},
-        "checkpoints": [checkpoint_of(each) for each in saved.each],
-        "load": identity(saved.load),
-        "seed": seed,
-        "loss": identity(loss),
-        "query_loss": identity(query_loss),
-        "layers": None if chosen is None else [layer_of(model, each) for each in chosen],
-        "in train mode": [name for name, module in model.named_modules() if module.training],
-        "weights": hash_of_weights((model,)),
-        "queries": hash_of(asked.tensors()),
-    }
+    run = _identified(model, method, options, saved, (loss, query_loss), chosen) | {"seed": seed, "queries": hash_of(asked.tensors())}
     tally, peak = _Tally(), Peak(next((p.device for p in model.parameters()), torch.device("cpu")))
     study = Study(saved, examples, asked.examples, loss, query_loss or loss, chosen, Store(store, run), memory, seed, progress)
     with tally.counting(model):
@@ -149,6 +137,23 @@ def influence(
     if strict:
         refuse(told)
     return told
+
+
+def _identified(
+    model: nn.Module, method: str, options: Mapping[str, Any], saved: Checkpoints, losses: Sequence[Any], layers: Sequence[nn.Module] | None
+) -> dict[str, Any]:
+    """What tells a run from another with the same queries."""
+    return {
+        "method": method,
+        "options": {name: layer_of(model, value) for name, value in sorted(options.items())},
+        "checkpoints": [checkpoint_of(each) for each in saved.each],
+        "load": identity(saved.load),
+        "loss": identity(losses[0]),
+        "query_loss": identity(losses[1]),
+        "layers": None if layers is None else [layer_of(model, each) for each in layers],
+        "in train mode": [name for name, module in model.named_modules() if module.training],
+        "weights": hash_of_weights((model,)),
+    }
 
 
 def _method(method: str, options: Mapping[str, Any]) -> Callable[..., Scored]:

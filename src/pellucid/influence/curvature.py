@@ -17,8 +17,8 @@ from ..model import said, undisturbed
 from ..progress import Bar
 from .examples import Batch, Examples, size_of
 from .gradients import parameters_of
+from .layout import Layout
 from .loss import Loss, Losses
-from .parts import Layout
 
 __all__ = ["CHUNK", "CURVATURES", "Curvature"]
 

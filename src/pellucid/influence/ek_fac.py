@@ -19,7 +19,8 @@ from .curvature import Curvature
 from .examples import Batch, size_of
 from .gradients import PerExample
 from .inverse import Inverse
-from .parts import Layout, Outer, Part, SampleGradients
+from .layout import Layout
+from .parts import Outer, Part, SampleGradients
 
 __all__ = ["EkFac", "ek_fac"]
 

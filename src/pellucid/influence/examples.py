@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from ..errors import InputError, OptionError
+from ..loaders import passed, refuse_shuffled
 
-__all__ = ["Batch", "Examples", "examples_of", "mark_of", "passed", "refuse_shuffled", "size_of"]
+__all__ = ["Batch", "Examples", "examples_of", "mark_of", "size_of"]
 
 Batch = Sequence[Any]
-RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class Examples:
@@ -84,6 +74,11 @@ class Examples:
             raise InputError(f"{self.what} had {len(self._seen)} batches and now has {len(marks)}; it must be the same in every pass")
         self._seen = marks
 
+    @property
+    def digest(self) -> str:
+        """What tells these examples from others, once they have been gone through; empty before."""
+        return hashlib.blake2b(b"".join(self._seen), digest_size=16).hexdigest() if self._seen else ""
+
     def _compare(self, marks: Sequence[bytes]) -> None:
         place = len(marks) - 1
         if self._seen is not None and (place >= len(self._seen) or marks[place] != self._seen[place]):
@@ -91,30 +86,6 @@ class Examples:
                 f"{self.what} is not the same in every pass: batch {place} has changed; turn off shuffling and random augmentation, so "
                 "that a score belongs to an example"
             )
-
-
-def refuse_shuffled(data: Any, what: str) -> None:
-    """For data whose order must stay.
-
-    Raises:
-        InputError: a loader that says that it draws examples at random.
-    """
-    for sampler in (getattr(data, "sampler", None), getattr(getattr(data, "batch_sampler", None), "sampler", None)):
-        if isinstance(sampler, RANDOM):
-            raise InputError(f"{what} shuffles ({type(sampler).__name__}), so a score would belong to no example; give shuffle=False")
-
-
-def passed(data: Iterable[Any]) -> Iterator[Any]:
-    """The batches. A loader draws a number for every pass, also where nothing is random; it is put back."""
-    if _sliceable(data):
-        return _slices(cast("DataLoader[Any]", data))
-    own = getattr(data, "generator", None)
-    state, other = torch.get_rng_state(), None if own is None else own.get_state()
-    batches = iter(data)
-    torch.set_rng_state(state)
-    if own is not None and other is not None:
-        own.set_state(other)
-    return batches
 
 
 def examples_of(data: Any, what: str = "the training data") -> Examples:
@@ -148,19 +119,6 @@ def _batches(data: Any, batch_size: int, what: str) -> Iterable[Batch]:
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Tensor | Mapping):
         return data
     raise InputError(f"{what} is {type(data).__name__}; give a DataLoader, a Dataset, a tuple (inputs, ..., labels) or a list of such")
-
-
-def _sliceable(data: Any) -> bool:
-    """Whether a loader does nothing but put rows of tensors together, which slices do faster."""
-    plain = type(data) is DataLoader and type(data.dataset) is TensorDataset and type(data.sampler) is SequentialSampler
-    return plain and data.batch_size is not None and data.collate_fn is default_collate and type(data.batch_sampler) is BatchSampler
-
-
-def _slices(loader: DataLoader[Any]) -> Iterator[Batch]:
-    tensors, size = cast(TensorDataset, loader.dataset).tensors, cast(int, loader.batch_size)
-    for start in range(0, len(tensors[0]), size):
-        if start + size <= len(tensors[0]) or not loader.drop_last:
-            yield [tensor[start : start + size] for tensor in tensors]
 
 
 def mark_of(batch: Batch) -> bytes:

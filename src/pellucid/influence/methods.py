@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from ..errors import FileError, OptionError
 from ..explanation import Check
 from ..hooks import watch
 from ..model import said, undisturbed
@@ -16,10 +18,10 @@ from .curvature import CHUNK
 from .ek_fac import ek_fac
 from .examples import Batch, size_of
 from .inverse import ConjugateGradient, Inverse, Lissa, arnoldi, dense
+from .layout import Weights
 from .neighbours import LIKENESSES
-from .parts import Weights
 from .representer import features_of, representer
-from .study import Scored, Study
+from .study import Scored, Study, worst
 from .tracin import tracin
 from .trak import trak
 
@@ -112,25 +114,31 @@ def _times(study: Study) -> int:
 
 def _curved(study: Study, passes: float, make: Callable[[Bar], Inverse]) -> Scored:
     """What leaving out an example would add to the loss of a query, to first order; the mean over checkpoints."""
-    checks: dict[str, Check] = {}
+    found: list[Check] = []
     with study.bar("influence", passes + 1) as bar:
 
         def of_one(number: int) -> Tensor:
-            solved = study.store.tensor(f"solved-{number}", lambda: _solved(study, make(bar), checks))
-            return _along(study, solved, f"scores-{number}", bar)
+            solved, told = study.store.tensor(f"solved-{number}", lambda: _solved(study, make(bar)))
+            values, words = _along(study, solved, f"scores-{number}", bar), json.loads(told)
+            if words["examples"] != study.train.digest:
+                raise FileError("the store holds vectors that were solved with other training examples; give the same, or another folder")
+            found.extend(Check(**check) for check in words["checks"])
+            return values
 
         values = study.mean(of_one)
-    return Scored(values, tuple(checks.values()), "loss that leaving the example out would add")
+    return Scored(values, worst(found), "loss that leaving the example out would add")
 
 
-def _solved(study: Study, inverse: Inverse, checks: dict[str, Check]) -> Tensor:
-    """`(C, parameters)`: the gradients of the queries, times the inverse."""
+def _solved(study: Study, inverse: Inverse) -> tuple[Tensor, str]:
+    """`(C, parameters)`: the gradients of the queries, times the inverse; and what was noticed, and of which examples, as JSON."""
     layout, found, of_batch = study.curvature("hessian").layout, [], study.gradients(study.query_loss)
+    checks: list[Check] = []
     for batch in study.queries.on(study.model):
         solved, noticed = inverse.times(of_batch(batch).flat(layout))
         found.append(solved)
-        checks |= {check.name: check for check in noticed if check.passed <= checks.get(check.name, check).passed}
-    return torch.cat(found)
+        checks.extend(noticed)
+    words = {"checks": [asdict(check) for check in worst(checks)], "examples": study.train.digest}
+    return torch.cat(found), json.dumps(words)
 
 
 def _along(study: Study, solved: Tensor, name: str, bar: Bar) -> Tensor:
@@ -153,15 +161,15 @@ def _representer(study: Study, layer: nn.Module | str | None = None, penalty: fl
     last = study.layer(layer)
     if not isinstance(last, nn.Linear):
         raise OptionError(f"layer is {type(last).__name__}; representer points need the last nn.Linear")
-    checks: dict[str, Check] = {}
+    checks: list[Check] = []
 
     def of_one(_: int) -> Tensor:
         found = representer(study.model, last, study.train, study.loss, penalty, steps)
-        checks.update({check.name: check for check in found.checks if check.passed <= checks.get(check.name, check).passed})
+        checks.extend(found.checks)
         asked = [(features_of(study.model, last, batch[:-1])[0].double(), batch[-1]) for batch in study.queries.on(study.model)]
         return torch.cat([found.scores(points, labels) for points, labels in asked])
 
-    return Scored(study.mean(of_one), tuple(checks.values()), "part of the logit", "the logit of {}")
+    return Scored(study.mean(of_one), worst(checks), "part of the logit", "the logit of {}")
 
 
 def _similarity(study: Study, layer: nn.Module | str | None = None, likeness: str = "cosine") -> Scored:

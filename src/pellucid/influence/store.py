@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError
+from ..files import written
 from ..progress import Bar
 from .examples import Batch, mark_of, size_of
 
-__all__ = ["Rows", "Store", "written"]
+__all__ = ["Rows", "Store"]
 
 ROWS, SECONDS = 1024, 20.0  # a shard is written after so many examples, or so much time
 
@@ -87,14 +87,16 @@ class Store:
                     "name another folder, or delete this one"
                 )
 
-    def tensor(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        """What is stored under the name, or else what is made now."""
+    def tensor(self, name: str, make: Callable[[], tuple[Tensor, str]]) -> tuple[Tensor, str]:
+        """A tensor, and words that belong to it: stored under the name, or else made now."""
         if self.folder is None:
             return make()
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            self._keep(path, make())
-        return self._load(path)[0]
+            values, words = make()
+            self._keep(path, values, words.encode())
+        values, told = self._load(path)
+        return values, told.decode()
 
     def rows(self, name: str, batches: Iterable[Batch], make: Callable[[Batch], Tensor], bar: Bar) -> Rows:
         """`make(batch)`, a row for each example of the batch, of all batches; those that are stored are not made again."""
@@ -172,19 +174,3 @@ class Rows:
         """All of them."""
         pieces = list(self)
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-
-def written(path: Path, write: Callable[[Path], Any]) -> None:
-    """Whole, or not at all: an interruption leaves no half of a file behind.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
-    try:
-        write(part)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"cannot write {str(path)!r}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)

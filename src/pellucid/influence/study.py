@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +20,7 @@ from .parts import SampleGradients, within
 from .representer import last_linear
 from .store import Rows, Store
 
-__all__ = ["Scored", "Study"]
+__all__ = ["Scored", "Study", "worst"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +79,12 @@ class Scored:
     unit: str
     target: str = "the loss of {}"
     sides: tuple[str, ...] = ("for the label {}", "against the label {}")
+
+
+def worst(checks: Iterable[Check]) -> tuple[Check, ...]:
+    """Of several checks of one name, one: one that failed, if any did."""
+    found: dict[str, Check] = {}
+    for check in checks:
+        if check.name not in found or found[check.name].passed:
+            found[check.name] = check
+    return tuple(found.values())

@@ -15,7 +15,7 @@ from ..progress import Bar
 from .examples import Batch
 from .projection import Projection
 from .store import Rows
-from .study import Scored, Study
+from .study import Scored, Study, worst
 
 __all__ = ["trak"]
 
@@ -44,7 +44,7 @@ def trak(study: Study, projection: int | None = 512, damping: float | None = Non
 
         mean = study.mean(of_one)
     values = mean * torch.stack(doubts).mean(0)
-    return Scored(values, (min(checks, key=lambda check: check.passed),), "margin that the example adds", "the margin of {}")
+    return Scored(values, worst(checks), "margin that the example adds", "the margin of {}")
 
 
 def _at_checkpoint(study: Study, project: Projection, number: int, damping: float | None, bar: Bar) -> tuple[Tensor, Tensor, Check]:

@@ -17,7 +17,7 @@ from ...influence.curvature import Curvature
 from ...influence.examples import Examples
 from ...influence.gradients import PerExample
 from ...influence.inverse import LowRank, arnoldi, dense
-from ...influence.parts import Weights
+from ...influence.layout import Weights
 from ...inside import layer_named
 from ...progress import Bar
 from .base import DataInfluence, KMostInfluentialResults, batches_of, loader_of, most

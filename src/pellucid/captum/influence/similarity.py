@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from ...errors import InputError, OptionError
 from ...hooks import watch
-from ...influence.examples import passed, refuse_shuffled
 from ...inside import layer_named
+from ...loaders import passed, refuse_shuffled
 from ...model import undisturbed
 from .base import DataInfluence, loader_of
 

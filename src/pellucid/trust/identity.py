@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..trust.provenance import hash_of
+from .provenance import hash_of
 
 __all__ = ["checkpoint_of", "identity", "layer_of"]
 
