@@ -1,4 +1,4 @@
-"""The hooks of the library: `watch` sees what layers return or receive, `put` gives them something else."""
+"""The hooks of the library: `watch` sees what layers return or receive, `put` gives them something else, `around` and `between` do both."""
 
 from __future__ import annotations
 

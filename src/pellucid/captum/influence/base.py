@@ -1,4 +1,4 @@
-"""What Captum's influence classes share: results, loaders, checkpoints."""
+"""What Captum's influence classes share: results and loaders."""
 
 from __future__ import annotations
 
