@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pellucid import InputError, OptionError, at_input
-from pellucid.metrics import comprehensiveness, subset_correlation, sufficiency
+from pellucid.metrics import comprehensiveness, faithfulness_correlation, sufficiency
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_maps_without_channels(case):
 @pytest.mark.parametrize("size", [1, 5, 0.25])
 def test_correlation_over_subsets(case, size):
     model, x, view, attribution = case
-    found = subset_correlation(view, attribution, 0.0, size, 40, seed=3)
+    found = faithfulness_correlation(view, attribution, 0.0, size, 40, seed=3)
     from pellucid.metrics import random_subsets
 
     masks = random_subsets((attribution,), size, 40, 3).chosen(slice(0, 1), torch.arange(40))[0][:, 0]
@@ -82,10 +82,10 @@ def test_truth_is_above_random_and_constant_maps(planted):
     for other in others[:1] + others[2:]:
         assert (comprehensiveness(view, truth) > comprehensiveness(view, other)).all()
         assert (sufficiency(view, truth) < sufficiency(view, other)).all()
-        assert (subset_correlation(view, truth, size=3, seed=0) > subset_correlation(view, other, size=3, seed=0)).all()
+        assert (faithfulness_correlation(view, truth, size=3, seed=0) > faithfulness_correlation(view, other, size=3, seed=0)).all()
     # One order among equals happens to begin with what matters: only what it says of subsets can tell.
-    assert subset_correlation(view, others[1], size=3, seed=0).isnan().all()
-    torch.testing.assert_close(subset_correlation(view, truth, size=3, seed=0), torch.ones(6).double())
+    assert faithfulness_correlation(view, others[1], size=3, seed=0).isnan().all()
+    torch.testing.assert_close(faithfulness_correlation(view, truth, size=3, seed=0), torch.ones(6).double())
 
 
 def test_a_batch_is_its_examples_and_seeds_repeat(case):
@@ -93,10 +93,10 @@ def test_a_batch_is_its_examples_and_seeds_repeat(case):
     for measure in (comprehensiveness, sufficiency):
         one = torch.cat([measure(view.some([i]), attribution[i : i + 1]) for i in range(4)])
         torch.testing.assert_close(one, measure(view, attribution))
-    whole = subset_correlation(view, attribution, seed=2)
-    torch.testing.assert_close(torch.cat([subset_correlation(view.some([i]), attribution[i : i + 1], seed=2) for i in range(4)]), whole)
+    whole = faithfulness_correlation(view, attribution, seed=2)
+    torch.testing.assert_close(torch.cat([faithfulness_correlation(view.some([i]), attribution[i : i + 1], seed=2) for i in range(4)]), whole)
     state = torch.get_rng_state()
-    assert torch.equal(subset_correlation(view, attribution), subset_correlation(view, attribution))
+    assert torch.equal(faithfulness_correlation(view, attribution), faithfulness_correlation(view, attribution))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -118,4 +118,4 @@ def test_refusals(case):
         sufficiency(view, attribution[:, :, :2])
     for options in ({"size": 0}, {"size": 25}, {"samples": 1}):
         with pytest.raises(OptionError, match="samples"):
-            subset_correlation(view, attribution, **options)
+            faithfulness_correlation(view, attribution, **options)

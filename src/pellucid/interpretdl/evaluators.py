@@ -23,7 +23,7 @@ from ..metrics import (
     spaced,
     windows,
 )
-from ..metrics.curves import Order, Steps
+from ..metrics.steps import Order, Steps
 from ..metrics.infidelity import Responses
 from ..pictures import Pictures
 from .base import Interpreter, evaluating, numpy

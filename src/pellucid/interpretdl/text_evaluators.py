@@ -14,7 +14,7 @@ from ..batch import Run
 from ..errors import InputError, OptionError
 from ..inputs import Tensors
 from ..metrics import curve, masks, ngrams, percentiles, random_masks, responses, sorted_values, thresholded
-from ..metrics.curves import Steps, places_of
+from ..metrics.steps import Steps, places_of
 from .base import evaluating, numpy
 from .evaluators import LERF, MORF, numbers_in, results_of, tell, wanted_sides
 from .text import Text, _OfText

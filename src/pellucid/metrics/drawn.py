@@ -11,8 +11,8 @@ from ..batch import Ends, Run
 from ..errors import InputError, OptionError
 from ..inputs import Tensors, joined
 from ..view import View
-from .curves import places_of
 from .infidelity import Responses
+from .steps import places_of
 
 __all__ = ["infidelity_to", "sensitivity"]
 

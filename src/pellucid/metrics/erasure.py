@@ -9,17 +9,19 @@ from torch import Tensor
 
 from ..batch import Run
 from ..errors import OptionError
-from ..inputs import Baseline, Tensors, joined
+from ..inputs import Tensors
 from ..seeds import generator, resolve_seed
 from ..view import View
 from .agreement import pearson
-from .curves import Steps, curve, places_of
+from .curves import curve
 from .infidelity import responses
+from .removal import Fill
+from .steps import Steps, counted, places_of, ranked, split
 
-__all__ = ["SHARES", "comprehensiveness", "random_subsets", "subset_correlation", "sufficiency"]
+__all__ = ["SHARES", "comprehensiveness", "faithfulness_correlation", "random_subsets", "sensitivity_n", "sufficiency"]
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-Fill = Baseline | Sequence[Baseline]
+SIZES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def comprehensiveness(
@@ -64,29 +66,10 @@ def sufficiency(
 
 
 def _most(view: View, attribution: Tensor | Sequence[Tensor], shares: Sequence[float]) -> Steps:
-    """The most important places of each share; of equal ones the first."""
-    values = places_of(view.features, attribution, "attribution")
-    if not shares or not all(0 < share <= 1 for share in shares):
-        raise OptionError(f"shares are {tuple(shares)}; give shares of the places, above 0 and up to 1")
-    rows = joined(tuple(v.double() for v in values), 1)
-    order = rows.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
-    counts = [max(1, -(-round(share * rows.shape[1], 9) // 1)) for share in shares]
-    limits = torch.tensor(counts, device=rows.device)
-    placed = _split(order, values)
-    return Steps(len(counts), lambda examples, numbers: tuple(p[examples] < _wide(limits[numbers.to(limits.device)], p) for p in placed))
+    return ranked(view.features, attribution, counted(view.features, attribution, shares))
 
 
-def _wide(limits: Tensor, like: Tensor) -> Tensor:
-    return limits.view(-1, *(1,) * like.dim()).to(like.device)
-
-
-def _split(rows: Tensor, like: Tensors) -> Tensors:
-    """Rows over all places, as the places of each input."""
-    pieces = rows.split([v[0].numel() for v in like], 1)
-    return tuple(piece.reshape(len(rows), *v.shape[1:]) for piece, v in zip(pieces, like, strict=True))
-
-
-def subset_correlation(
+def faithfulness_correlation(
     view: View,
     attribution: Tensor | Sequence[Tensor],
     fill: Fill = None,
@@ -98,7 +81,7 @@ def subset_correlation(
     """`(B,)` float64: the correlation of what random subsets are said to give with the fall of the score without them.
 
     1 for the attributions of a linear model; NaN where one of the two is the same for every subset.
-    Source: sensitivity-n, Ancona et al. 2018, definition 1 (a `size` of n); faithfulness correlation, Bhatt et al. 2020, definition 3.
+    Source: Bhatt et al. 2020, definition 3.
 
     Args:
         size: of the subsets: how many places (an int), or which share of them (a float).
@@ -110,12 +93,38 @@ def subset_correlation(
 
     >>> from pellucid import at_input
     >>> view = at_input(lambda x: x @ torch.tensor([1.0, -2.0, 3.0]), torch.ones(1, 3))
-    >>> subset_correlation(view, torch.tensor([[1.0, -2.0, 3.0]]), size=1, samples=30, seed=0).round()
+    >>> faithfulness_correlation(view, torch.tensor([[1.0, -2.0, 3.0]]), size=1, samples=30, seed=0).round()
     tensor([1.], dtype=torch.float64)
     """
     values = places_of(view.features, attribution, "attribution")
     found = responses(view, values, random_subsets(values, size, samples, seed), fill, run)
     return pearson(found.differences.double(), found.products)
+
+
+def sensitivity_n(
+    view: View,
+    attribution: Tensor | Sequence[Tensor],
+    fill: Fill = None,
+    sizes: Sequence[int | float] = SIZES,
+    samples: int = 100,
+    seed: int | None = None,
+    run: Run | None = None,
+) -> Tensor:
+    """`(B, sizes)` float64: `faithfulness_correlation` for subsets of each of several sizes n.
+
+    All are 1 where the score is linear and the attributions are its terms.
+    Source: sensitivity-n, Ancona et al. 2018, section 4 (definition 1 asks for equality; figure 2 shows the correlations).
+
+    >>> from pellucid import at_input
+    >>> view = at_input(lambda x: x @ torch.tensor([1.0, -2.0, 3.0]), torch.ones(1, 3))
+    >>> sensitivity_n(view, torch.tensor([[1.0, -2.0, 3.0]]), sizes=(1, 2), samples=30, seed=0).round()
+    tensor([[1., 1.]], dtype=torch.float64)
+    """
+    if not sizes:
+        raise OptionError("sizes is empty; give at least one size of the subsets")
+    seed = resolve_seed(seed)
+    found = [faithfulness_correlation(view, attribution, fill, size, samples, seed + i, run) for i, size in enumerate(sizes)]
+    return torch.stack(found, 1)
 
 
 def random_subsets(places: Tensors, size: int | float = 0.1, samples: int = 100, seed: int | None = None) -> Steps:
@@ -135,5 +144,5 @@ def random_subsets(places: Tensors, size: int | float = 0.1, samples: int = 100,
             f"size={size} of {total} places, {samples} samples; give 1 to {total} places (or a share), and at least 2 samples"
         )
     drawn = torch.rand(samples, total, generator=generator(resolve_seed(seed), 0))
-    chosen = _split(drawn.argsort(1).argsort(1) < count, places)
+    chosen = split(drawn.argsort(1).argsort(1) < count, places)
     return Steps(samples, lambda _, numbers: tuple(c[numbers][:, None].to(p.device) for c, p in zip(chosen, places, strict=True)))

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..batch import Run
 from ..errors import InputError, OptionError
 from ..explanation import Check
-from ..inputs import Baseline, Tensors, references
-from ..perturb.evaluate import Scorer
+from ..inputs import Tensors
 from ..seeds import generator, resolve_seed
 from ..view import View
-from .curves import Steps, example_scores, places_of
+from .removal import Fill, removal_of
+from .steps import Steps, places_of
 
 __all__ = ["Responses", "infidelity", "masks", "ngrams", "random_masks", "responses", "windows"]
 
@@ -47,7 +47,7 @@ def infidelity(
     view: View,
     attribution: Tensor | Sequence[Tensor],
     steps: Steps,
-    fill: Baseline | Sequence[Baseline],
+    fill: Fill,
     scaled: bool = True,
     run: Run | None = None,
 ) -> Tensor:
@@ -79,24 +79,20 @@ def infidelity(
     return responses(view, attribution, steps, fill, run).infidelity(scaled)
 
 
-def responses(
-    view: View, attribution: Tensor | Sequence[Tensor], steps: Steps, fill: Baseline | Sequence[Baseline], run: Run | None = None
-) -> Responses:
+def responses(view: View, attribution: Tensor | Sequence[Tensor], steps: Steps, fill: Fill, run: Run | None = None) -> Responses:
     """What `infidelity` is calculated from; arguments and errors are the same."""
     values = places_of(view.features, attribution, "attribution")
-    scorer = Scorer(view, references(view.features, fill), run or Run(), "infidelity")
-    if scorer.baselines is None:
-        raise InputError(f"the fill has {scorer.several} references; what changes is different with each: give one")
-    weights = tuple(torch.where(x != b, e.double(), 0.0) for x, b, e in zip(view.features, scorer.baselines, values, strict=True))
-
-    def points(examples: slice, numbers: Tensor, base: Tensors) -> Tensors:
-        parts = zip(steps.chosen(examples, numbers), view.features, base, strict=True)
-        return tuple(torch.where(chosen, b, x[examples]) for chosen, x, b in parts)
-
-    here, found = example_scores(scorer, steps.count, points)
+    removal = removal_of(view, fill, run, "infidelity")
+    base = removal.scorer.baselines
+    if removal.imputation is not None or base is None:
+        raise InputError(
+            f"the fill has {removal.scorer.several} references or depends on what is removed; what changes is not the same: give one"
+        )
+    weights = tuple(torch.where(x != b, e.double(), 0.0) for x, b, e in zip(view.features, base, values, strict=True))
+    here, found = removal.scores(steps)
     pooled = _pooled(steps, weights)
     products = torch.stack([_product(steps, number, pooled) for number in range(steps.count)], 1)
-    return Responses(here - found, products.to(here.device), scorer.checks)
+    return Responses(here - found, products.to(here.device), removal.checks)
 
 
 def _product(steps: Steps, number: int, weights: Tensors) -> Tensor:
