@@ -16,6 +16,7 @@ from .errors import (
     TargetError,
     UntrustedResult,
 )
+from .evaluation import Evaluation, evaluate
 from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
@@ -35,6 +36,7 @@ __all__ = [
     "Check",
     "Cost",
     "Display",
+    "Evaluation",
     "Explanation",
     "FileError",
     "Found",
@@ -55,6 +57,7 @@ __all__ = [
     "WhyWrong",
     "at_input",
     "at_layer",
+    "evaluate",
     "explain",
     "explain_each",
     "explain_table",

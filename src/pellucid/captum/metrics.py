@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..inputs import Tensors, as_tensors, expanded
 from ..metrics.drawn import infidelity_to, sensitivity
-from ..seeds import generator, resolve_seed
+from ..metrics.stability import noisy
+from ..seeds import resolve_seed
 from ..view import at_input
 from .attr.base import as_tuple
 
@@ -102,7 +103,7 @@ def sensitivity_max(
         nonlocal drawn
         drawn += count
         if perturb_func is default_perturb_func:
-            return _around(features, perturb_radius, seed, range(drawn - count, drawn))
+            return noisy(features, perturb_radius, seed, range(drawn - count, drawn))
         wide = tuple(f.repeat_interleave(count, 0) for f in features)
         given = wide if len(wide) > 1 else wide[0]
         several = len(inspect.signature(perturb_func).parameters) > 1
@@ -116,16 +117,6 @@ def sensitivity_max(
     norm = 2.0 if norm_ord == "fro" else float(norm_ord)
     together = _together(size, n_perturb_samples, max_examples_per_batch)
     return sensitivity(explained, features, draw, n_perturb_samples, together, norm).amax(1)
-
-
-def _around(features: Tensors, radius: float, seed: int, samples: range) -> Tensors:
-    """Uniform noise for each sample, the same for all examples, whatever the batch."""
-    found: list[list[Tensor]] = [[] for _ in features]
-    for sample in samples:
-        source = generator(seed, sample)
-        for each, f in zip(found, features, strict=True):
-            each.append(f + ((torch.rand((1, *f.shape[1:]), generator=source) * 2 - 1) * radius).to(f))
-    return tuple(torch.stack(each, 1) for each in found)
 
 
 def _together(size: int, samples: int, most: int | None) -> int | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InputError, OptionError
+from ..show.colour import LINES
 from ..show.fitting import LINE, SIZE, cut, inches, legible
 from ..show.frame import Sheet, sheet
 from ..show.numbers import count as counted
@@ -34,8 +35,6 @@ BINS = ("never", "under 25 %", "25 to 50 %", "50 to 75 %", "75 % or more", "alwa
 LOOKS = (("#8f1127", "X"), ("#d9552c", "v"), ("#eda63a", "D"), ("#86b4cf", "s"), ("#4480b8", "^"), ("#1d3a73", "o"))
 REGIONS = (("← easy to learn", 0.21, 0.985, 0), ("← hard to learn", 0.21, 0.015, 0), ("ambiguous", 0.506, 0.42, 90))
 LAST_BAR = 24  # forgetting events; what was forgotten more often shares a bar
-# Four of Okabe and Ito's colours, those that differ for every kind of colour vision; then the same with other lines.
-LINES = tuple((colour, dash) for dash in ("solid", (0, (4, 1.5)), (0, (1, 1.2))) for colour in ("#0072b2", "#d55e00", "#111111", "#56b4e9"))
 
 
 def draw_data_map(

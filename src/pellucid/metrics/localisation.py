@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, OptionError
+from .agreement import ranks
 
-__all__ = ["Overlap", "box_mask", "overlap"]
+__all__ = ["Overlap", "Truth", "auc", "box_mask", "iou", "overlap", "pointing_game", "relevance_mass", "relevance_rank"]
+
+# Where the object is: a mask `(B or 1, H, W)`, 1 inside, or boxes (x1, y1, x2, y2), one for each map or one for all.
+Truth = Tensor | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +38,16 @@ class Overlap:
     ap: Tensor
 
 
-def overlap(maps: Tensor, truth: Tensor, threshold: float = 0.25) -> Overlap:
+def overlap(maps: Tensor, truth: Truth, threshold: float = 0.25) -> Overlap:
     """Compare maps with where the object is.
 
     Marked are the places above `threshold` times the map's maximum: none, if the maximum is not positive. The last two
     numbers look at the order of all values only. InterpretDL calls them the pointing game; that of Zhang et al. 2016
-    asks only whether the maximum is inside.
+    (`pointing_game`) asks only whether the maximum is inside.
 
     Args:
         maps: `(B, H, W)`, or any places behind the batch.
-        truth: `(B or 1, H, W)` booleans or zeros and ones, 1 inside.
+        truth: `(B or 1, H, W)` booleans or zeros and ones, 1 inside; or boxes `(x1, y1, x2, y2)`, one for each map or one for all.
         threshold: the share of the maximum, 0 to 1.
 
     Raises:
@@ -54,32 +58,174 @@ def overlap(maps: Tensor, truth: Tensor, threshold: float = 0.25) -> Overlap:
     >>> found.precision.item(), found.recall.item(), found.auc.item()
     (0.5, 1.0, 1.0)
     """
-    if not 0 <= threshold <= 1:
-        raise OptionError(f"threshold is {threshold}; it is a share of the map's maximum: give 0 to 1")
     values, inside = _checked(maps, truth)
-    marked = values > threshold * values.amax(1, keepdim=True)
+    marked = _marked(values, threshold)
     right = (marked & inside).sum(1).double()
     precision, recall = right / marked.sum(1).clamp(min=1), right / inside.sum(1)
-    auc, ap = (torch.tensor([_ranked(name, i, v) for i, v in zip(inside, values, strict=True)], dtype=torch.float64) for name in RANKED)
     # InterpretDL's guard against 0 / 0; it lowers the number by less than a millionth.
-    return Overlap(precision, recall, 2 * precision * recall / (precision + recall + 1e-6), auc, ap)
+    f1 = 2 * precision * recall / (precision + recall + 1e-6)
+    return Overlap(precision, recall, f1, _area(values, inside), _average_precision(values, inside))
 
 
-# scikit-learn's functions, and whether they need places outside.
-RANKED = {"roc_auc_score": True, "average_precision_score": False}
+def _marked(values: Tensor, threshold: float) -> Tensor:
+    """The places above this share of the maximum.
+
+    Raises:
+        OptionError: a threshold out of range.
+    """
+    if not 0 <= threshold <= 1:
+        raise OptionError(f"threshold is {threshold}; it is a share of the map's maximum: give 0 to 1")
+    return values > threshold * values.amax(1, keepdim=True)
 
 
-def _ranked(name: str, inside: Tensor, values: Tensor) -> float:
-    from sklearn import metrics
+def auc(maps: Tensor, truth: Truth) -> Tensor:
+    """`(B,)` float64: the area under the ROC curve of a map's values as a test for being inside.
 
-    if RANKED[name] and bool(inside.all()):
-        return float("nan")
-    score: Callable[[Any, Any], float] = getattr(metrics, name)
-    return float(score(inside.cpu().numpy(), values.cpu().numpy()))
+    How often a place inside has a higher value than one outside, with ties for half: 1 at best, 0.5 by chance and of a
+    constant map; NaN where no place is outside. Source: Hanley and McNeil 1982 (the Mann-Whitney statistic).
+
+    Args and errors as of `pointing_game`.
+
+    >>> auc(torch.tensor([[[4.0, 3.0], [3.0, 1.0]]]), torch.tensor([[[1, 1], [0, 0]]]))
+    tensor([0.8750], dtype=torch.float64)
+    """
+    return _area(*_checked(maps, truth))
 
 
-def _checked(maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def _area(values: Tensor, inside: Tensor) -> Tensor:
+    """From the sum of the ranks inside, which exceeds its least value by one for each pair that is in order."""
+    within = inside.sum(1).double()
+    outside = values.shape[1] - within
+    pairs = (ranks(values) * inside).sum(1) - within * (within + 1) / 2
+    return torch.where(outside > 0, pairs / (within * outside.clamp(min=1)), torch.nan)
+
+
+def _average_precision(values: Tensor, inside: Tensor) -> Tensor:
+    """The mean over the places inside of the precision of marking all that are as high."""
+    values = values.contiguous()
+    # Places outside come before all others, and are never counted.
+    within = torch.where(inside, values, -torch.inf)
+    high, right = (values.shape[1] - torch.searchsorted(rows.sort(1).values.contiguous(), values) for rows in (values, within))
+    return (right / high.double() * inside).sum(1) / inside.sum(1)
+
+
+def pointing_game(maps: Tensor, truth: Truth, tolerance: float = 0) -> Tensor:
+    """`(B,)` float64: 1 where the map's maximum is inside, or no farther from it than the tolerance; else 0.
+
+    Where several places tie for the maximum it is the share of them that hit, what a choice at random has on average: of a
+    constant map, which points nowhere, the share of all places that would hit.
+
+    Source: Zhang et al. 2016 (the pointing game; of photographs, with 15 pixels of tolerance).
+
+    Args:
+        maps: `(B, H, W)`, or places of one to three dimensions behind the batch.
+        truth: `(B or 1, H, W)` booleans or zeros and ones, 1 inside; or boxes `(x1, y1, x2, y2)`, one for each map or one for all.
+        tolerance: in places (pixels), as the distance of their centres.
+
+    Raises:
+        InputError: other shapes, values that are not finite, a truth of other numbers, or with nothing inside.
+        OptionError: a tolerance below 0.
+
+    >>> maps = torch.tensor([[0.0, 1.0, 2.0, 9.0], [3.0, 1.0, 2.0, 3.0]])
+    >>> truth = torch.tensor([[1, 1, 0, 0]])
+    >>> pointing_game(maps, truth).tolist(), pointing_game(maps, truth, tolerance=2).tolist()
+    ([0.0, 0.5], [1.0, 1.0])
+    """
+    values, inside = _checked(maps, truth)
+    if not tolerance >= 0:
+        raise OptionError(f"tolerance is {tolerance}; it is a distance in places: give 0 or more")
+    near = inside if tolerance < 1 else _widened(inside.view(maps.shape), tolerance).flatten(1)
+    highest = values == values.amax(1, keepdim=True)
+    return (highest & near).sum(1).double() / highest.sum(1)
+
+
+# Convolutions over so many dimensions of places.
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def _widened(inside: Tensor, distance: float) -> Tensor:
+    """The places that are no farther than this from one inside."""
+    sizes = inside.shape[1:]
+    if len(sizes) not in CONVOLUTIONS:
+        raise InputError(f"maps have {len(sizes)} dimensions of places; a tolerance is a distance in one to three")
+    reach = [min(int(distance), size - 1) for size in sizes]
+    offsets = torch.meshgrid(*(torch.arange(-r, r + 1, device=inside.device) for r in reach), indexing="ij")
+    ball = torch.stack(offsets).double().square().sum(0) <= distance**2
+    return CONVOLUTIONS[len(sizes)](inside[:, None].float(), ball[None, None].float(), padding=reach)[:, 0] > 0.5
+
+
+def relevance_mass(maps: Tensor, truth: Truth) -> Tensor:
+    """`(B,)` float64: the share of the positive relevance that is inside, 1 at best.
+
+    A map without any positive relevance has the share of places that are inside, as one with the same everywhere: it
+    singles nothing out. Source: Arras, Osman, Samek 2022 (CLEVR-XAI; relevance mass accuracy).
+
+    Args and errors as of `pointing_game`.
+
+    >>> relevance_mass(torch.tensor([[[3.0, 1.0], [-9.0, 0.0]]]), torch.tensor([[[1, 0], [1, 0]]]))
+    tensor([0.7500], dtype=torch.float64)
+    """
+    values, inside = _checked(maps, truth)
+    positive = values.clamp(min=0)
+    positive = torch.where(positive.sum(1, keepdim=True) > 0, positive, 1.0)
+    return (positive * inside).sum(1) / positive.sum(1)
+
+
+def relevance_rank(maps: Tensor, truth: Truth) -> Tensor:
+    """`(B,)` float64: of the K highest places, where K are inside, the share that is inside, 1 at best.
+
+    Where places tie for the last of the K ranks they share them equally, so that a constant map has the share of places
+    that are inside. Source: Arras, Osman, Samek 2022 (CLEVR-XAI; relevance rank accuracy).
+
+    Args and errors as of `pointing_game`.
+
+    >>> relevance_rank(torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]), torch.tensor([[[1, 0], [1, 0]]]))
+    tensor([0.5000], dtype=torch.float64)
+    """
+    values, inside = _checked(maps, truth)
+    return _highest_inside(values, inside) / inside.sum(1)
+
+
+def _highest_inside(values: Tensor, inside: Tensor) -> Tensor:
+    """`(B,)`: how many of the K highest places are inside, as the mean over the ways to choose among equal ones."""
+    size = inside.sum(1, keepdim=True)
+    last = values.sort(1, descending=True).values.gather(1, size - 1)
+    above, tied = values > last, values == last
+    left = size[:, 0] - above.sum(1)
+    return (above & inside).sum(1) + left * (tied & inside).sum(1).double() / tied.sum(1)
+
+
+def iou(maps: Tensor, truth: Truth, threshold: float | None = None) -> Tensor:
+    """`(B,)` float64: the intersection of the marked places with the truth, in parts of their union (Jaccard index), 1 at best.
+
+    Marked are as many of the highest places as there are inside; those that tie for the last rank are each marked in part,
+    by equal shares. With a threshold it is the places above this share of the map's maximum: none, and the number 0, if the
+    maximum is not positive. Source: Jaccard 1912.
+
+    Args:
+        maps, truth: as of `pointing_game`.
+        threshold: the share of the maximum, 0 to 1; None: the highest places.
+
+    Raises:
+        InputError: as of `pointing_game`. OptionError: a threshold out of range.
+
+    >>> maps, truth = torch.tensor([[[4.0, 3.0], [2.0, 0.0]]]), torch.tensor([[[1, 0], [1, 0]]])
+    >>> iou(maps, truth).item(), iou(maps, truth, 0.25).item()
+    (0.3333333333333333, 0.6666666666666666)
+    """
+    values, inside = _checked(maps, truth)
+    size = inside.sum(1).double()
+    if threshold is None:
+        common = _highest_inside(values, inside)
+        return common / (2 * size - common)
+    marked = _marked(values, threshold)
+    common = (marked & inside).sum(1).double()
+    return common / (marked.sum(1) + size - common)
+
+
+def _checked(maps: Tensor, truth: Truth) -> tuple[Tensor, Tensor]:
     """Both as `(B, places)`: float64, boolean."""
+    truth = truth if isinstance(truth, Tensor) else _boxed(maps, truth)
     if maps.dim() < 2 or not maps.numel() or maps.shape[1:] != truth.shape[1:] or len(truth) not in (1, len(maps)):
         raise InputError(
             f"maps have shape {tuple(maps.shape)} and the truth {tuple(truth.shape)}; give (B, H, W) and the same, or one for all"
@@ -92,6 +238,14 @@ def _checked(maps: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(inside.any(1).all()):
         raise InputError("the truth has nothing inside; give a box or a segmentation with at least one place in it")
     return maps.detach().double().flatten(1), inside.expand(len(maps), -1)
+
+
+def _boxed(maps: Tensor, boxes: Sequence[Sequence[int]]) -> Tensor:
+    if maps.dim() != 3 or len(boxes) not in (1, len(maps)):
+        raise InputError(
+            f"{len(boxes)} boxes for maps of shape {tuple(maps.shape)}; boxes are for (B, H, W), one for each map or one for all"
+        )
+    return torch.stack([box_mask(box, *maps.shape[1:]) for box in boxes])
 
 
 def box_mask(box: Sequence[int], height: int, width: int) -> Tensor:

@@ -205,6 +205,6 @@ def removal_of(view: View, fill: Fill, run: Run | None = None, label: str = "rem
 
 def _removal(view: View, fill: Fill, run: Run, label: str) -> Removal:
     if not isinstance(fill, Imputation):
-        return Removal(Scorer(view, references(view.features, fill), run, label))
+        return Removal(Scorer(view, references(view.features, fill, "fill"), run, label))
     fill.check(view.features)
     return Removal(Scorer(view, references(view.features, None), run, label), fill)

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 from .numbers import number
 from .scale import Scaled, one_of
 
-__all__ = ["AGAINST", "BAD", "FOR", "Palette", "colour_bar", "diverging", "ink_on", "palette", "paper"]
+__all__ = ["AGAINST", "BAD", "FOR", "LINES", "Palette", "colour_bar", "diverging", "ink_on", "palette", "paper"]
 
 BAD = "#9a9a9a"
+# Four of Okabe and Ito's colours, those that differ for every kind of colour vision; then the same with other lines.
+LINES = tuple((colour, dash) for dash in ("solid", (0, (4, 1.5)), (0, (1, 1.2))) for colour in ("#0072b2", "#d55e00", "#111111", "#56b4e9"))
 SIZE = 255
 
 
