@@ -11,7 +11,7 @@ project = "Pellucid"
 author = "The Pellucid developers"
 release = version = pellucid.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "jupyter_execute", "quality/*.md"]
 html_theme = "furo"
 html_title = "Pellucid"
 nb_execution_mode = "force"

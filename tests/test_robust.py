@@ -1,10 +1,14 @@
 """Attacks, smallest perturbations, attacks compared: laws, slow oracles, refusals."""
 
+import io
+import statistics
 from collections import namedtuple
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import nn
 
 from pellucid import InputError, OptionError, OutputError, PellucidWarning, TargetError, at_input
@@ -300,6 +304,76 @@ def test_refused_options(options, error, words):
         pgd(view, **{"radius": 0.1, "step_size": 0.1, "steps": 1, **options})
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"radius": "0.1"}, OptionError, "radius is '0.1'; it must be a number"),
+        ({"radius": None}, OptionError, "radius is None; it must be a number"),
+        ({"radius": torch.ones(3)}, OptionError, "the same for all examples"),
+        ({"step_size": float("inf")}, OptionError, "step_size is inf.*finite"),
+        ({"radius": float("inf"), "random_start": True}, OptionError, "radius is inf.*finite"),
+        ({"steps": 2.5}, OptionError, "steps is 2.5; give a whole number"),
+        ({"bounds": 1}, OptionError, "bounds is 1; give the least and the largest"),
+        ({"bounds": (1,)}, OptionError, r"bounds is \(1,\)"),
+        ({"bounds": None}, OptionError, "bounds is None"),
+        ({"bounds": (None, 1)}, OptionError, "a bound is None; give numbers"),
+        ({"bounds": (torch.zeros(4), 1)}, InputError, r"a bound has shape \(4,\), and its input \(3, 5\)"),
+        ({"mask": [[1, 0, 1, 0, 1]]}, InputError, "a mask is list; give a tensor"),
+    ],
+)
+def test_options_of_no_kind(options, error, words):
+    view = at_loss(Mlp(), torch.randn(3, 5), LABELS, EACH)
+    with pytest.raises(error, match=words):
+        pgd(view, **{"radius": 0.1, "step_size": 0.1, "steps": 1, **options})
+
+
+def test_what_is_no_view_cannot_be_attacked():
+    with pytest.raises(InputError, match=r"an attack is on a view, not on Mlp; give at_loss\("):
+        fgsm(Mlp(), 0.1)
+    with pytest.raises(InputError, match="batch sizes"):
+        fgsm(at_loss(Mlp(), torch.randn(0, 5), LABELS[:0], EACH), 0.1)
+    with pytest.raises(OptionError, match="loss is 'cross entropy'; give a function"):
+        at_loss(Mlp(), torch.randn(3, 5), LABELS, "cross entropy")
+
+
+@pytest.mark.parametrize("loss", [EACH, F.cross_entropy, partial(F.cross_entropy, reduction="none"), nn.MultiMarginLoss(reduction="none")])
+def test_labels_of_losses_of_classes(loss):
+    model, x = Mlp().double(), torch.randn(3, 5, dtype=torch.float64)
+    expected = fgsm(at_loss(model, x, LABELS, loss), 0.1)[0]
+    assert torch.equal(fgsm(at_loss(model, x, LABELS.tolist(), loss), 0.1)[0], expected)
+    assert torch.equal(fgsm(at_loss(model, x, LABELS.int(), loss), 0.1)[0], expected)
+    assert torch.equal(fgsm(at_loss(model, x, 1, loss), 0.1)[0], fgsm(at_loss(model, x, torch.ones(3).long(), loss), 0.1)[0])
+    for wrong, words in (
+        ([0, 1, 3], "the labels go from 0 to 3, and the model has 3 classes; use 0 to 2"),
+        ([0, 1, -1], "the labels go from -1 to 1"),
+        ([0, 1], "target has 2 classes for 3 examples"),
+        ([0.0, 1.0, 2.0], r"target has dtype torch.float32.*use \.long\(\)"),
+        (None, "target is None; the loss takes the number"),
+    ):
+        with pytest.raises(TargetError, match=words):
+            fgsm(at_loss(model, x, wrong, loss), 0.1)
+
+
+def test_labels_that_are_ignored_and_shares_of_classes():
+    model, x = Mlp(), torch.randn(3, 5)
+    with pytest.warns(PellucidWarning, match=r"the gradient of 1 of 3 examples is zero"):
+        (found,) = fgsm(at_loss(model, x, torch.tensor([0, -100, 1]), EACH), 0.1)
+    assert torch.equal(found[1], x[1])
+    shares = nn.functional.one_hot(LABELS, 3).float()
+    assert torch.equal(fgsm(at_loss(model, x, shares, EACH), 0.1)[0], fgsm(at_loss(model, x, LABELS, EACH), 0.1)[0])
+
+
+def test_attacks_that_cannot_work_are_reported():
+    x = torch.randn(3, 5)
+    blind = lambda output, labels: output.detach().sum(1)  # noqa: E731
+    for attack in (lambda view: fgsm(view, 0.1), lambda view: pgd(view, 0.1, 0.1, 3)):
+        with pytest.warns(PellucidWarning, match=r"\[zero\] the gradient of 3 of 3 examples is zero") as caught:
+            assert torch.equal(attack(at_loss(Mlp(), x, LABELS, blind))[0], x)
+        assert len(caught) == 1
+    with pytest.warns(PellucidWarning, match=r"\[loss\] the model returned more than 1 at a target"):
+        fgsm(at_loss(lambda x: x[:, :3] + 100, x, LABELS), 0.1)
+
+
 def test_refused_losses_and_outputs():
     x = torch.randn(3, 5)
     with pytest.raises(OptionError, match=r"epsilon is -0\.1.*targeted=True"):
@@ -451,6 +525,19 @@ def test_refused_searches():
         all_right(torch.ones(2, 3), [0, 1, 2])
     with pytest.raises(OutputError, match=r"returned \(2,\)"):
         all_right(torch.ones(2), 0)
+    with pytest.raises(TargetError, match="targets go from 3 to 3, and there are 3 classes"):
+        all_right(torch.ones(2, 3), 3)
+    with pytest.raises(InputError, match="no examples"):
+        smallest(Trials(classify, torch.ones(0, 2)), push, "by", Grid(0, 1, 0.5), right)
+    with pytest.raises(OutputError, match=r"right returned \(2,\), and one truth is needed"):
+        smallest(Trials(classify, torch.ones(2, 2)), push, "by", Grid(0, 1, 0.5), lambda o: o.argmax(1) == 0)
+    with pytest.raises(OptionError, match="'one' is none"):
+        Grid(0, "one", 0.5)
+
+
+def test_nothing_is_right_about_nan():
+    assert all_right(torch.tensor([[1.0, 0.0]]), 0)
+    assert not all_right(torch.tensor([[torch.nan, 0.0]]), 0)
 
 
 # Attacks compared
@@ -495,6 +582,64 @@ def test_a_summary_by_hand(per_example):
     assert float(found["b Min Attempt"]["mean"]) == pytest.approx(-mean)
 
 
+def test_functions_by_name_are_attacks():
+    trials, metric = Trials(classify, torch.tensor([[1.0, 0.0], [3.0, 0.0]])), lambda o: o[:, 0]
+    found = compare(trials, metric, {"half": lambda x: x / 2, "none": lambda x: 0 * x})
+    assert {name: value["mean"].tolist() for name, value in found.items() if name != "Original"} == {"half": [0.5, 1.5], "none": [0, 0]}
+
+
+def test_statistics_by_hand():
+    Scores = namedtuple("Scores", "right margin")
+    batches = [[3.0, -1.0, 2.0], [5.0], [0.5, 4.0]]
+    values = sorted(value for batch in batches for value in batch)
+    summary = Summary()
+    for batch in batches:
+        metric = Scores(torch.tensor(batch), 2.0)
+        summary.add({"Original": metric, "a": {"mean": metric, "min": metric, "max": metric}})
+    found = summary.values()["a Max Attempt"]
+    expected = [statistics.fmean(values), statistics.stdev(values), statistics.median(values), min(values), max(values)]
+    assert list(found) == ["mean", "std", "median", "min", "max"]
+    assert [float(each.right) for each in found.values()] == pytest.approx(expected)
+    assert [float(each.margin) for each in found.values()] == pytest.approx([2, 0, 2, 2, 2])
+    rows = summary.rows()
+    assert [(row.attack, row.part, row.size) for row in rows][:3] == [
+        ("Original", "right", 6),
+        ("Original", "margin", 3),
+        ("a Mean Attempt", "right", 6),
+    ]
+    assert list(rows[0].numbers.values()) == pytest.approx(expected)
+    once = Summary(statistics=["median", "std"]).add({"Original": torch.tensor([4.0])}).values()["Original"]
+    assert float(once["median"]) == 4
+    assert bool(once["std"].isnan())
+    by_batch = Summary(per_example=False).add({"Original": torch.tensor([1.0, 2.0])}).add({"Original": torch.tensor([5.0])}).rows()[0]
+    assert (by_batch.size, by_batch.numbers["mean"], by_batch.numbers["max"]) == (2, 3.25, 5)
+
+
+def test_a_summary_is_shown():
+    summary = Summary()
+    assert repr(summary) == "Summary(nothing yet; 0 examples)"
+    with pytest.raises(OptionError, match="no results yet"):
+        summary.draw()
+    summary.add(
+        {
+            "Original": (torch.tensor([1.0, 1.0, 0.0]), torch.tensor([-2.0, -4.0, 1.0])),
+            "noise $x$": {"mean": (torch.zeros(3), -torch.ones(3))},
+        }
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary)
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["attack", "metric", "mean", "std", "median", "min", "max", "values"] in lines
+    assert ["Original", "0", "0.667", "0.577", "1.00", "0", "1.00", "3"] in lines
+    figure = summary.draw()
+    figure.draw_without_rendering()
+    assert [len(axes.patches) for axes in figure.axes] == [2, 2]
+    assert [bar.get_width() for axes in figure.axes for bar in axes.patches] == pytest.approx([2 / 3, 0, -5 / 3, -1])
+    assert repr(summary) == "Summary(Original, noise $x$; 3 examples)"
+    with pytest.raises(OptionError, match="width=1 leaves no room"):
+        summary.draw(1)
+
+
 def test_refused_comparisons():
     trials, metric = Trials(classify, torch.ones(2, 2)), lambda o, **_: o.mean(1)
     one = Attack(lambda x: x, "one")
@@ -506,6 +651,23 @@ def test_refused_comparisons():
         Attack(lambda x: x, "none", 0)
     with pytest.warns(PellucidWarning, match="asks for 'labels', which is not given"):
         compare(trials, metric, [Attack(lambda x: x, "asks", asked=["labels"])])
+    for metric_, words in (
+        (lambda o: None, "the metric is None"),
+        (lambda o: "good", "the metric is 'good'"),
+        (lambda o: [o], "the metric is"),
+    ):
+        with pytest.raises(OutputError, match=words):
+            compare(trials, metric_, [one])
+    with pytest.raises(OptionError, match="an attack is function; give Attack"):
+        compare(trials, metric, [lambda x: x])
+    with pytest.raises(OptionError, match="the attack 'word' is str; give a function"):
+        Attack("noise", "word")
+    with pytest.raises(InputError, match="no examples"):
+        compare(Trials(classify, torch.ones(0, 2)), metric, [one])
+    with pytest.raises(OptionError, match="the statistic 'mode' is not known"):
+        Summary(statistics=["mode"])
+    with pytest.raises(OutputError, match=r"has shape \(2,\) after \(\)"):
+        Summary().add({"Original": torch.ones(3)}).add({"Original": torch.ones(3, 2)})
     shapes = iter([2, 2, 1])
     with pytest.raises(OutputError, match=r"shape \(1,\) after \(2,\)"):
         compare(trials, lambda o: torch.ones(next(shapes)), [Attack(lambda x: x, "twice", 2)])

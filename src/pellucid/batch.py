@@ -23,6 +23,7 @@ from .line import Line
 from .memory import USUAL_GROWTH, Forward, budget, bytes_of, bytes_per_example, is_out, release, rows_within
 from .model import undisturbed
 from .progress import Bar
+from .rowwise import is_row_by_row
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]
@@ -189,6 +190,9 @@ class Run:
 
     def _settled(self, view: View, other: Tensors, count: int) -> Ends:
         """`other` may be several copies of the batch, one after another; `there` then has as many."""
+        if view.at_once is None and self._needs_no_proof(view, other, count):
+            every, _ = self.score(view, tuple(torch.cat(both) for both in zip(view.features, other, strict=True)))
+            return Ends(_known(view, True), every[:, : view.size], every[:, view.size :])
         alone = self.seen[1] if self.seen is not None and self.seen[0] is view else self.score(view, view.features)[0]
         if view.at_once is None:
             # The features come last: what refers to examples by number (edges) is right for the first copy in any case.
@@ -205,6 +209,13 @@ class Run:
             view, self.alone, self.lean = _known(view, False), True, None
         copies = zip(*(o.split(view.size) for o in other), strict=True)
         return Ends(view, alone, torch.cat([self.score(view, copy)[0] for copy in copies], 1))
+
+    def _needs_no_proof(self, view: View, other: Tensors, count: int) -> bool:
+        """Whether examples cannot see each other, and cheaper passes are not worth looking for."""
+        if not isinstance(view, InputView) or view.call.arguments or view.call.keywords or len(view.features) > 1 or self.seen is not None:
+            return False
+        short = len(other[0]) + view.size <= (self.at_most or math.inf) and (count < LEAN_FROM or self._is_short(view, count))
+        return short and is_row_by_row(view.call.model, view.features[0].dim())
 
     def ready(self, view: View, count: int) -> View:
         """The view with `at_once` known, if it matters."""

@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from .errors import OutputError, TargetError
+from .output import fields_of, in_words, tensor_of
 
-__all__ = ["Every", "Expression", "Pick", "Several", "Whole", "resolve", "target"]
+__all__ = ["Every", "Expression", "Field", "Pick", "Several", "Whole", "resolve", "target", "tensor_of"]
 
 Index = tuple[int, ...]
 
@@ -125,23 +127,45 @@ class Same(Pick):
         return f"output {where}" + (f" ({self.name})" if self.name else "")
 
 
-@dataclass(frozen=True)
 class PerExample(Pick):
-    """One entry for each example, all of the same depth."""
+    """One entry for each example, all of the same depth.
 
-    indices: tuple[Index, ...]
+    Args:
+        indices: `(B, depth)` integers, or a tuple of one index for each example.
+    """
+
+    def __init__(self, indices: Sequence[Index] | Tensor) -> None:
+        # A tensor, because batches of perturbed copies have thousands of rows.
+        self._rows = indices if isinstance(indices, Tensor) else torch.tensor(indices)
+        self._fits: set[torch.Size] = set()
+
+    @cached_property
+    def indices(self) -> tuple[Index, ...]:
+        """One index for each example."""
+        return tuple(map(tuple, self._rows.tolist()))
 
     def scores(self, output: Any, rows: int) -> Tensor:
         found = tensor_of(output)
         _check_rows(found, rows)
-        for index in set(self.indices):
-            _check_index(found, index)
-        times, device = rows // len(self.indices), found.device
-        depth = [torch.tensor(column, device=device).repeat(times) for column in zip(*self.indices, strict=True)]
-        return found[(torch.arange(rows, device=device), *depth)].reshape(1, rows)
+        if found.shape[1:] not in self._fits:
+            self._check(found)
+            self._fits.add(found.shape[1:])
+        chosen = self._rows.to(found.device).repeat(rows // len(self._rows), 1)
+        return found[(torch.arange(rows, device=found.device), *chosen.unbind(1))].reshape(1, rows)
+
+    def _check(self, output: Tensor) -> None:
+        ends = (tuple(self._rows.amin(0).tolist()), tuple(self._rows.amax(0).tolist()))
+        try:
+            for index in ends:
+                _check_index(output, index)
+        except TargetError:
+            for index in set(self.indices):  # the error names one that was given
+                _check_index(output, index)
+            raise
 
     def at(self, rows: Sequence[int]) -> Pick:
-        return PerExample(tuple(self.indices[row] for row in rows))
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) and rows.step == 1 else list(rows)
+        return PerExample(self._rows[chosen])
 
     def __str__(self) -> str:
         return (
@@ -203,6 +227,27 @@ class Custom(Pick):
 
 
 @dataclass(frozen=True)
+class Field(Pick):
+    """A pick of one field of an output that has several."""
+
+    name: str
+    inner: Pick
+
+    def scores(self, output: Any, rows: int) -> Tensor:
+        known = fields_of(output)
+        if self.name not in known:
+            held = f"the output has the fields {in_words(known)}, and " if known else ""
+            raise TargetError(f"target {self.name!r} is not a class; {held}no class names were given: pass classes=[...]")
+        return self.inner.scores(known[self.name], rows)
+
+    def at(self, rows: Sequence[int]) -> Pick:
+        return Field(self.name, self.inner.at(rows))
+
+    def __str__(self) -> str:
+        return self.name if isinstance(self.inner, Whole) else f"{self.name}, {self.inner}"
+
+
+@dataclass(frozen=True)
 class Several(Pick):
     """Several targets of one forward pass."""
 
@@ -216,24 +261,6 @@ class Several(Pick):
 
     def __str__(self) -> str:
         return " | ".join(map(str, self.picks))
-
-
-def tensor_of(output: Any) -> Tensor:
-    """The output, if it is a tensor of real numbers.
-
-    Raises:
-        OutputError: it is something else.
-    """
-    if isinstance(output, Tensor) and not output.is_complex():
-        return output
-    if isinstance(output, int | float):
-        return torch.tensor(float(output), dtype=torch.float64)
-    kind = f"a complex tensor ({output.dtype})" if isinstance(output, Tensor) else type(output).__name__
-    fields = f" with {list(output)}" if isinstance(output, dict) else ""
-    raise OutputError(
-        f"the model returned {kind}{fields}, not a tensor of scores; give a function as target that takes one number per "
-        "example out of it, such as target=lambda output: output['logits'][:, 3]"
-    )
 
 
 def _check_rows(output: Tensor, rows: int) -> None:
@@ -271,7 +298,8 @@ def resolve(spec: Any, size: int, classes: Sequence[str] = ()) -> Pick:
     Args:
         spec: None, int, tuple of ints, 1-D integer tensor or array (one entry per example, or a single one), list of any
             of these forms (one per example), class name, `"a - b"` of class names or ints, `Expression`, or a callable
-            `output -> (examples,)`, which gets whatever the model returned.
+            `output -> (examples,)`, which gets whatever the model returned. Where that has fields, one of them by name,
+            alone or before the rest: `"score"`, `("logits", 3)`.
         classes: names of the classes, in the order of the output's last dimension.
 
     Raises:
@@ -305,6 +333,9 @@ def _is_int(value: Any) -> bool:
 
 def _same(spec: Any, classes: Sequence[str]) -> Pick:
     index = tuple(spec) if isinstance(spec, tuple) else (spec,)
+    if index and isinstance(index[0], str) and index[0] not in classes:
+        return Field(index[0], _same(index[1:], classes) if index[1:] else Whole())
+    index = tuple(list(classes).index(i) if isinstance(i, str) and i in classes else i for i in index)
     if not index or not all(_is_int(i) for i in index):
         raise TargetError(f"target {spec!r} must hold integers: indices into one example's output")
     index = tuple(int(i) for i in index)
@@ -319,7 +350,7 @@ def _from_tensor(values: Tensor, size: int, classes: Sequence[str]) -> Pick:
         return _same(int(values), classes)
     if values.dim() != 1 or len(values) != size:
         raise TargetError(f"target has shape {tuple(values.shape)} for {size} examples; give one index per example: ({size},)")
-    return PerExample(tuple((int(v),) for v in values.tolist()))
+    return PerExample(values.detach().cpu().long()[:, None])
 
 
 def _listed(specs: list[Any], size: int, classes: Sequence[str]) -> Pick:
@@ -346,5 +377,7 @@ def _named(name: str, size: int, classes: Sequence[str]) -> Pick:
         for other in rest:
             first = first - other
         return resolve(first, size, classes)
+    if not classes and name.isidentifier():
+        return Field(name, Whole())  # the output tells whether it has one
     known = f"the classes are {', '.join(map(repr, classes[:20]))}" if classes else "no class names were given: pass classes=[...]"
     raise TargetError(f"target {name!r} is not a class; {known}")

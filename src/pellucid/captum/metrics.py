@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..inputs import Tensors, as_tensors, expanded
 from ..metrics.drawn import infidelity_to, sensitivity
 from ..metrics.stability import noisy
-from ..seeds import resolve_seed
+from ..seeds import generator, resolve_seed
 from ..view import at_input
 from .attr.base import as_tuple
 
@@ -97,13 +97,11 @@ def sensitivity_max(
     """`(B,)`: the largest of `pellucid.metrics.sensitivity`; target, baselines, masks and arguments in `kwargs` grow with the points."""
     features = as_tensors(inputs)
     size = len(features[0])
-    seed, drawn = resolve_seed(None), 0  # torch's random state stays where it is
+    source = generator(resolve_seed(None), 0)  # torch's random state stays where it is
 
     def draw(count: int) -> Tensors:
-        nonlocal drawn
-        drawn += count
         if perturb_func is default_perturb_func:
-            return noisy(features, perturb_radius, seed, range(drawn - count, drawn))
+            return noisy(features, perturb_radius, count, source)
         wide = tuple(f.repeat_interleave(count, 0) for f in features)
         given = wide if len(wide) > 1 else wide[0]
         several = len(inspect.signature(perturb_func).parameters) > 1

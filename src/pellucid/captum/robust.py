@@ -201,7 +201,7 @@ class AttackComparator(Generic[MetricResultType]):
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._summary = Summary(per_example=False)
+        self._summary = Summary(per_example=False, statistics=("mean",))
 
 
 def _like(inputs: TensorOrTupleOfTensorsGeneric, found: tuple[Tensor, ...]) -> TensorOrTupleOfTensorsGeneric:

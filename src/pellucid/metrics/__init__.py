@@ -10,7 +10,7 @@ from .imputation import NoisyLinear
 from .infidelity import Responses, infidelity, masks, ngrams, random_masks, responses, windows
 from .localisation import Overlap, auc, box_mask, iou, overlap, pointing_game, relevance_mass, relevance_rank
 from .order import monotonicity, monotonicity_correlation
-from .randomisation import Cascade, cascade, random_logit
+from .randomisation import ORDERS, SIMILARITIES, Cascade, cascade, random_logit
 from .relative_stability import relative_input_stability, relative_output_stability, relative_representation_stability
 from .removal import Fill, Imputation, Removal, Shared, removal_of
 from .stability import around, average_sensitivity, local_lipschitz, max_sensitivity
@@ -18,7 +18,9 @@ from .steps import Steps, in_order, percentiles, places_of, ranked, sorted_value
 
 __all__ = [
     "AGREEMENTS",
+    "ORDERS",
     "SHARES",
+    "SIMILARITIES",
     "Cascade",
     "Curve",
     "Fill",

@@ -120,13 +120,13 @@ def _line(axes: Axes, name: str, each: Cascade, look: Any, aside: float) -> None
     colour, sign, dash = look
     down = np.arange(len(each.layers) + 1) + aside
     axes.plot(
-        each.by_layer.numpy(), down, color=colour, linestyle=dash, marker=sign, markersize=4, linewidth=1.2, label=literal(name),
+        each.by_layer.cpu().numpy(), down, color=colour, linestyle=dash, marker=sign, markersize=4, linewidth=1.2, label=literal(name),
         clip_on=False, zorder=4,
     )  # fmt: skip
 
 
 def _bars(axes: Axes, each: Cascade, colour: str, aside: float) -> None:
-    values = each.similarities.numpy()
+    values = each.similarities.cpu().numpy()
     some = np.isfinite(values).any(1)
     if some.any():
         low, high = np.nanquantile(values[some], (0.25, 0.75), axis=1)

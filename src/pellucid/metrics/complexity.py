@@ -37,7 +37,7 @@ def sparseness(attribution: Tensor | Sequence[Tensor]) -> Tensor:
     rows = magnitudes(attribution).sort(1).values
     count, total = rows.shape[1], rows.sum(1)
     weights = (count - torch.arange(count, dtype=rows.dtype, device=rows.device) - 0.5) / count
-    return torch.where(total > 0, 1 - 2 * (rows @ weights) / torch.where(total > 0, total, 1.0), 0.0)
+    return torch.where(total > 0, 1 - 2 * (rows @ weights) / torch.where(total > 0, total, 1.0), 0.0).clamp(min=0)  # less by rounding
 
 
 def entropy(attribution: Tensor | Sequence[Tensor]) -> Tensor:

@@ -52,6 +52,7 @@ def infidelity_to(
     values, run = places_of(view.features, attribution, "attribution"), run or Run()
     ends: Ends | None = None
     said, changes = [], []
+    _check_counts(samples, together)
     for count in _counts(samples, together):
         moves, points = draw(count)
         _check(view, moves, points, count)
@@ -94,20 +95,31 @@ def sensitivity(
     >>> sensitivity(lambda points, count: (points[0] * 2,), (torch.ones(1, 4),), lambda count: (torch.full((1, count, 4), 1.5),), 3)
     tensor([[0.5000, 0.5000, 0.5000]])
     """
-    own = joined(explained(features, 1), 1)
-    length = own.norm(norm, 1)
-    length = torch.where(length == 0, 1.0, length)  # nothing has no length of its own
-    found = []
-    for count in _counts(samples, together):
-        points = draw(count)
-        other = joined(explained(tuple(p.flatten(0, 1) for p in points), count), 1).unflatten(0, (len(own), count))
-        found.append((other - own[:, None]).norm(norm, 2) / length[:, None])
+    found, own, length = [], None, None
+    _check_counts(samples, together)
+    for count in _counts(samples + 1, together):
+        # The features go along with the first points: one call fewer, which small models feel.
+        points = draw(count) if own is not None else _with(features, draw, count)
+        rows = joined(explained(tuple(p.flatten(0, 1) for p in points), count), 1).unflatten(0, (len(features[0]), count))
+        if own is None or length is None:
+            own, rows = rows[:, :1], rows[:, 1:]
+            length = own.norm(norm, 2)
+            length = torch.where(length == 0, 1.0, length)  # nothing has no length of its own
+        found.append((rows - own).norm(norm, 2) / length)
     return torch.cat(found, 1)
 
 
-def _counts(samples: int, together: int | None) -> Iterator[int]:
+def _with(features: Tensors, draw: Callable[[int], Tensors], count: int) -> Tensors:
+    own = tuple(f[:, None] for f in features)
+    return own if count == 1 else tuple(torch.cat(both, 1) for both in zip(own, draw(count - 1), strict=True))
+
+
+def _check_counts(samples: int, together: int | None) -> None:
     if samples < 1 or (together is not None and together < 1):
         raise OptionError(f"{samples} samples, {together} at a time; both must be at least 1")
+
+
+def _counts(samples: int, together: int | None) -> Iterator[int]:
     step = samples if together is None else min(together, samples)
     for start in range(0, samples, step):
         yield min(step, samples - start)

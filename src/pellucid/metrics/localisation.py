@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, OptionError
-from .agreement import ranks
 
 __all__ = ["Overlap", "Truth", "auc", "box_mask", "iou", "overlap", "pointing_game", "relevance_mass", "relevance_rank"]
 
@@ -64,7 +63,7 @@ def overlap(maps: Tensor, truth: Truth, threshold: float = 0.25) -> Overlap:
     precision, recall = right / marked.sum(1).clamp(min=1), right / inside.sum(1)
     # InterpretDL's guard against 0 / 0; it lowers the number by less than a millionth.
     f1 = 2 * precision * recall / (precision + recall + 1e-6)
-    return Overlap(precision, recall, f1, _area(values, inside), _average_precision(values, inside))
+    return Overlap(precision, recall, f1, *_ranked(values, inside))
 
 
 def _marked(values: Tensor, threshold: float) -> Tensor:
@@ -89,24 +88,25 @@ def auc(maps: Tensor, truth: Truth) -> Tensor:
     >>> auc(torch.tensor([[[4.0, 3.0], [3.0, 1.0]]]), torch.tensor([[[1, 1], [0, 0]]]))
     tensor([0.8750], dtype=torch.float64)
     """
-    return _area(*_checked(maps, truth))
+    return _ranked(*_checked(maps, truth))[0]
 
 
-def _area(values: Tensor, inside: Tensor) -> Tensor:
-    """From the sum of the ranks inside, which exceeds its least value by one for each pair that is in order."""
-    within = inside.sum(1).double()
-    outside = values.shape[1] - within
-    pairs = (ranks(values) * inside).sum(1) - within * (within + 1) / 2
-    return torch.where(outside > 0, pairs / (within * outside.clamp(min=1)), torch.nan)
-
-
-def _average_precision(values: Tensor, inside: Tensor) -> Tensor:
-    """The mean over the places inside of the precision of marking all that are as high."""
-    values = values.contiguous()
-    # Places outside come before all others, and are never counted.
-    within = torch.where(inside, values, -torch.inf)
-    high, right = (values.shape[1] - torch.searchsorted(rows.sort(1).values.contiguous(), values) for rows in (values, within))
-    return (right / high.double() * inside).sum(1) / inside.sum(1)
+def _ranked(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """The area under the ROC curve and the average precision, from where the value falls: equal places count together."""
+    order = values.argsort(1, descending=True)
+    found, levels = inside.gather(1, order).cumsum(1), values.gather(1, order)
+    ends = F.pad(levels[:, 1:] != levels[:, :-1], (0, 1), value=True)
+    row, place = ends.nonzero(as_tuple=True)
+    right, count = found[row, place].double(), place + 1.0
+    first = F.pad(row[1:] != row[:-1], (1, 0), value=True)
+    before, earlier = (torch.where(first, 0.0, part.roll(1)) for part in (right, count))
+    gained = right - before
+    within, outside = inside.sum(1).double(), (~inside).sum(1).double()
+    area, precision = (
+        values.new_zeros(len(values)).index_add(0, row, terms)
+        for terms in ((count - earlier - gained) * (right + before) / 2, gained * right / count)
+    )
+    return torch.where(outside > 0, area / (within * outside.clamp(min=1)), torch.nan), precision / within
 
 
 def pointing_game(maps: Tensor, truth: Truth, tolerance: float = 0) -> Tensor:

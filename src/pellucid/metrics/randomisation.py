@@ -55,7 +55,7 @@ class Cascade:
         return self.similarities[1:].nanmean(0)
 
     def draw(self, name: str = "explanation") -> Figure:
-        """The similarity from layer to layer; `pellucid.metrics.draw_cascades` sets several methods beside each other."""
+        """The similarity from layer to layer; `pellucid.metrics.cascades.draw_cascades` sets several methods beside each other."""
         from .cascades import draw_cascades
 
         return draw_cascades({name: self})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..errors import InputError, OptionError
 from ..inputs import Tensors, as_tensors, joined
@@ -57,24 +57,16 @@ def around(features: Tensor | Tensors, radius: float = 0.02, seed: int | None = 
             raise InputError(f"features are {tensor.dtype}, which noise cannot move a little; give a function that draws points instead")
     if not 0 < radius < float("inf"):
         raise OptionError(f"radius is {radius}; give a positive number, in units of the features")
-    number, drawn = resolve_seed(seed), 0
-
-    def draw(count: int) -> Tensors:
-        nonlocal drawn
-        drawn += count
-        return noisy(given, radius, number, range(drawn - count, drawn))
-
-    return draw
+    source = generator(resolve_seed(seed), 0)
+    return lambda count: noisy(given, radius, count, source)
 
 
-def noisy(features: Tensors, radius: float, seed: int, samples: range) -> Tensors:
-    """Per input `(B, samples, ...)`: uniform noise of each sample's own, the same for all examples."""
-    found: list[list[Tensor]] = [[] for _ in features]
-    for sample in samples:
-        source = generator(seed, sample)
-        for each, f in zip(found, features, strict=True):
-            each.append(f + ((torch.rand((1, *f.shape[1:]), generator=source) * 2 - 1) * radius).to(f))
-    return tuple(torch.stack(each, 1) for each in found)
+def noisy(features: Tensors, radius: float, count: int, source: Generator) -> Tensors:
+    """Per input `(B, count, ...)`: uniform noise of each sample's own, the same for all examples."""
+    # Sample by sample through all inputs, so that drawing some at a time gives what drawing all at once does.
+    rows = torch.rand(count, sum(f[0].numel() for f in features), generator=source).mul_(2).sub_(1).mul_(radius)
+    pieces = rows.split([f[0].numel() for f in features], 1)
+    return tuple(f[:, None] + p.view(count, *f.shape[1:]).to(f) for f, p in zip(features, pieces, strict=True))
 
 
 def max_sensitivity(

@@ -3,114 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Run, Sum
-from ..errors import InputError, OptionError, OutputError, TargetError, warn
+from ..errors import InputError, OptionError, TargetError, warn
 from ..inputs import Tensors, differentiable
-from ..model import in_train_mode, modules_of
+from ..model import in_train_mode
 from ..seeds import generator, resolve_seed
-from ..target import Pick, resolve
-from ..view import InputView, View, at_input
-from .balls import Ball, Bound, ball_of, within
+from ..view import View
+from .balls import Ball, Bound, ball_of, between
 
-__all__ = ["LossFunction", "Mask", "at_loss", "fgsm", "pgd"]
+__all__ = ["Mask", "fgsm", "pgd"]
 
-LossFunction = Callable[[Any, Any], Tensor]
 Mask = Tensor | Sequence[Tensor] | None
 Bounds = tuple[Any, Any] | Bound
 Masks = tuple[Tensor | None, ...]
-
-
-def at_loss(
-    model: Callable[..., Any],
-    inputs: Tensor | Sequence[Tensor],
-    target: Any = None,
-    loss: LossFunction | None = None,
-    args: Any = (),
-    kwargs: Mapping[str, Any] | None = None,
-) -> InputView:
-    """The view whose score is each example's loss: what an attack raises.
-
-    Args:
-        model: a module or any callable of tensors. Without a loss it must return probabilities, as after a softmax; of
-            logits give a loss, such as `torch.nn.CrossEntropyLoss(reduction="none")`.
-        inputs: `(B, ...)` or a tuple of such.
-        target: the labels. Without a loss every form of `pellucid.target.resolve`; else whatever the loss takes, where a
-            tensor or list with one entry for each example goes along with the examples.
-        loss: a function of output and target that returns a loss for each example `(B,)`, their sum or their mean;
-            None: -log of the output at the target.
-        args: what the model gets after the inputs; kwargs: what it gets by keyword.
-
-    Raises:
-        InputError, TargetError: inputs or target in no known form. OutputError, once it is scored: a negative output
-            where a probability belongs, or a loss that is not one number for each example.
-
-    >>> net, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
-    >>> at_loss(net, x, torch.tensor([0, 1, 1, 0]), torch.nn.CrossEntropyLoss(reduction="none")).score((x,)).shape
-    torch.Size([1, 4])
-    """
-    view = at_input(model, inputs, None, args, kwargs)
-    if loss is None:
-        return replace(view, pick=_NegativeLog(resolve(target, view.size)))
-    return replace(view, pick=_Loss(loss, target, view.size), roots=tuple(dict.fromkeys((*view.roots, *modules_of(loss)))))
-
-
-@dataclass(frozen=True)
-class _NegativeLog(Pick):
-    """-log of a probability."""
-
-    inner: Pick
-
-    def scores(self, output: Any, rows: int) -> Tensor:
-        found = self.inner.scores(output, rows)
-        if bool((found < 0).any()):
-            raise OutputError(
-                f"the model returned {float(found.detach().min()):.3g} at the target, and without a loss, -log of a probability is raised; "
-                'let the model end in a softmax, or give a loss of its logits: torch.nn.CrossEntropyLoss(reduction="none")'
-            )
-        return -torch.log(found)
-
-    def at(self, rows: Sequence[int]) -> Pick:
-        return _NegativeLog(self.inner.at(rows))
-
-    def __str__(self) -> str:
-        return f"-log {self.inner}"
-
-
-@dataclass(frozen=True, eq=False)
-class _Loss(Pick):
-    """A loss function of the output and the labels of `size` examples."""
-
-    function: LossFunction
-    labels: Any
-    size: int
-
-    def scores(self, output: Any, rows: int) -> Tensor:
-        found = self.function(output, self.labels if rows == self.size else self._of([*range(self.size)] * (rows // self.size)))
-        if not isinstance(found, Tensor) or found.numel() not in (rows, 1):
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise OutputError(
-                f'the loss returned {got} for {rows} examples; one number for each is needed: ({rows},), as by reduction="none"'
-            )
-        return found.reshape(1, -1)
-
-    def at(self, rows: Sequence[int]) -> Pick:
-        return _Loss(self.function, self._of(rows), len(rows))
-
-    def _of(self, rows: Sequence[int]) -> Any:
-        if isinstance(self.labels, Tensor):
-            return self.labels[list(rows)] if self.labels.dim() and len(self.labels) == self.size else self.labels
-        return [self.labels[row] for row in rows] if isinstance(self.labels, list) and len(self.labels) == self.size else self.labels
-
-    def __str__(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
 
 
 def fgsm(
@@ -140,9 +54,10 @@ def fgsm(
         Examples `(B, ...)` for each of the features, without a graph.
 
     Raises:
-        OptionError: a negative epsilon. InputError: features that are not floating point, a mask of another shape.
-        TargetError: several scores for an example.
+        OptionError: a negative epsilon, bounds the wrong way round. InputError: features that are not floating point, a mask or bounds
+            of another shape, a model where a view belongs. TargetError: several scores for an example.
 
+    >>> from pellucid.robust import at_loss
     >>> net = torch.nn.Linear(3, 2)
     >>> view = at_loss(net, torch.zeros(1, 3), torch.tensor([1]), torch.nn.CrossEntropyLoss())
     >>> change, = fgsm(view, 0.1)
@@ -150,6 +65,7 @@ def fgsm(
     True
     """
     _at_least_zero(epsilon=epsilon, threshold=threshold)
+    _finite(epsilon=epsilon)
     attack = _attack(view, targeted, mask, bounds, threshold, run)
     return attack.kept(attack.step(view.features, epsilon, torch.sign))
 
@@ -190,6 +106,7 @@ def pgd(
     Raises:
         OptionError: an unknown norm, a negative radius, step size or number of steps. InputError, TargetError: see `fgsm`.
 
+    >>> from pellucid.robust import at_loss
     >>> net, x = torch.nn.Linear(3, 2), torch.randn(4, 3)
     >>> view = at_loss(net, x, torch.tensor([0, 1, 1, 0]), torch.nn.CrossEntropyLoss(reduction="none"))
     >>> moved, = pgd(view, 0.5, 0.1, 10, norm="L2")
@@ -197,18 +114,30 @@ def pgd(
     (True, True)
     """
     _at_least_zero(radius=radius, step_size=step_size, steps=steps, threshold=threshold)
+    _finite(step_size=step_size, **({"radius": radius} if random_start else {}))
+    if not isinstance(steps, Integral):
+        raise OptionError(f"steps is {steps!r}; give a whole number of steps")
     ball, attack = ball_of(norm), _attack(view, targeted, mask, bounds, threshold, run)
     points = attack.start(ball, radius, resolve_seed(seed)) if random_start else tuple(f.clone() for f in view.features)
-    for _ in range(steps):
-        moved = attack.step(points, step_size, ball.direction)
+    for number in range(steps):
+        moved = attack.step(points, step_size, ball.direction, first=not number)
         points = attack.kept(tuple(f + ball.inside(m - f, radius) for f, m in zip(view.features, moved, strict=True)))
     return points
 
 
-def _at_least_zero(**options: float) -> None:
+def _at_least_zero(**options: Any) -> None:
     for name, value in options.items():
+        known = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+        if not known:
+            raise OptionError(f"{name} is {value!r}; it must be a number, zero or more, the same for all examples")
         if not value >= 0:
             raise OptionError(f"{name} is {value}; it must be zero or more (to lower the loss of a class, use targeted=True)")
+
+
+def _finite(**options: Any) -> None:
+    for name, value in options.items():
+        if not math.isfinite(value):
+            raise OptionError(f"{name} is {value}; so far from an example there is none: give a finite number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,9 +151,12 @@ class _Attack:
     threshold: float
     run: Run
 
-    def step(self, points: Tensors, size: float, direction: Callable[[Tensor], Tensor]) -> Tensors:
+    def step(self, points: Tensors, size: float, direction: Callable[[Tensor], Tensor], first: bool = True) -> Tensors:
         """Every example moved by so much."""
-        found = zip(points, self.gradients(points), self.masks, strict=True)
+        gradients = self.gradients(points)
+        if first:
+            _look(gradients)
+        found = zip(points, gradients, self.masks, strict=True)
         return tuple(p + self.sign * size * _masked(direction, self._clear(g), m) for p, g, m in found)
 
     def gradients(self, points: Tensors) -> Tensors:
@@ -259,24 +191,33 @@ class _Attack:
         return tuple(self.bound(p) if m is None else torch.where(m > 0, self.bound(p), f) for p, f, m in both)
 
 
+def _look(gradients: Tensors) -> None:
+    """An attack that cannot begin says nothing about how robust a model is."""
+    flat = torch.stack([(g == 0).reshape(len(g), -1).all(1) for g in gradients]).all(0)
+    if bool(flat.any()):
+        warn(
+            "zero",
+            f"the gradient of {int(flat.sum())} of {len(flat)} examples is zero, so that the attack leaves them: a probability that was "
+            "rounded to 1, or a loss that does not follow from the inputs; let the loss start from logits, or use a random start",
+        )
+
+
 def _masked(change: Callable[[Tensor], Tensor], values: Tensor, mask: Tensor | None) -> Tensor:
     """A change made from the values that are free, scaled by the mask."""
     return change(values) if mask is None else change(values * (mask > 0)) * mask
 
 
 def _attack(view: View, targeted: bool, mask: Mask, bounds: Bounds, threshold: float, run: Run | None) -> _Attack:
+    if not isinstance(view, View):
+        raise InputError(f"an attack is on a view, not on {type(view).__name__}; give at_loss(model, inputs, labels, loss)")
     features, run = differentiable(view.features), run or Run()
-    attack = _Attack(run.ready(view, 1), -1 if targeted else 1, _masks(features, mask), _bound(bounds), threshold, run)
+    attack = _Attack(run.ready(view, 1), -1 if targeted else 1, _masks(features, mask), between(bounds), threshold, run)
     beyond = sum(int((kept != f).sum()) for kept, f in zip(attack.kept(features), features, strict=True))
     if beyond:
         warn("bounds", f"{beyond} values of the inputs are themselves beyond the bounds, and are moved there, however far that is")
     if layers := in_train_mode(view.roots):
         warn("mode", f"the model is in train mode ({', '.join(layers[:4])}): what fools it now may not later; call model.eval()")
     return attack
-
-
-def _bound(bounds: Bounds) -> Bound:
-    return bounds if callable(bounds) else within(*bounds)
 
 
 def _masks(features: Tensors, mask: Mask) -> Masks:
@@ -289,7 +230,9 @@ def _masks(features: Tensors, mask: Mask) -> Masks:
     return tuple(_fitting(f, m) for f, m in zip(features, given, strict=True))
 
 
-def _fitting(feature: Tensor, mask: Tensor) -> Tensor:
+def _fitting(feature: Tensor, mask: Any) -> Tensor:
+    if not isinstance(mask, Tensor):
+        raise InputError(f"a mask is {type(mask).__name__}; give a tensor of zeros and ones for each input")
     if mask.dim() != feature.dim() or any(m not in (1, f) for m, f in zip(mask.shape, feature.shape, strict=True)):
         raise InputError(f"a mask has shape {tuple(mask.shape)}, and its input {tuple(feature.shape)}; give it the input's shape")
     if not bool(((mask >= 0) & (mask <= 1)).all()):

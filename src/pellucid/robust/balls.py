@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from ..errors import OptionError
+from ..errors import InputError, OptionError
 from ..seeds import normal
 
-__all__ = ["BALLS", "Ball", "Bound", "ball_of", "within"]
+__all__ = ["BALLS", "Ball", "Bound", "ball_of", "between", "within"]
 
 Bound = Callable[[Tensor], Tensor]
 
@@ -95,13 +96,37 @@ def within(lower: Any = float("-inf"), upper: Any = float("inf")) -> Bound:
     """The function that puts every value between the bounds, numbers or tensors that fit an input.
 
     Raises:
-        OptionError: a lower bound above the upper one.
+        OptionError: a lower bound above the upper one, or what is no number. InputError, once it is used: a tensor that does not fit.
 
     >>> within(0, 1)(torch.tensor([-0.5, 0.5, 1.5])).tolist()
     [0.0, 0.5, 1.0]
     """
-    if not bool((torch.as_tensor(lower) <= torch.as_tensor(upper)).all()):
+    for value in (lower, upper):
+        if not isinstance(value, Real | Tensor):
+            raise OptionError(f"a bound is {value!r}; give numbers or tensors, and infinity where there is no bound")
+    if not bool((torch.as_tensor(lower).cpu() <= torch.as_tensor(upper).cpu()).all()):
         raise OptionError(f"the lower bound {lower} is not below the upper bound {upper}; nothing lies between them: exchange the two")
     if isinstance(lower, Tensor) or isinstance(upper, Tensor):
-        return lambda values: values.clamp(torch.as_tensor(lower).to(values), torch.as_tensor(upper).to(values))
+        return lambda values: values.clamp(_fitting(lower, values), _fitting(upper, values))
     return lambda values: values.clamp(lower, upper)
+
+
+def between(bounds: tuple[Any, Any] | Bound) -> Bound:
+    """The function that puts every value between the bounds, given as such or as the least and the largest value.
+
+    Raises:
+        OptionError: neither.
+    """
+    if callable(bounds):
+        return bounds
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise OptionError(f"bounds is {bounds!r}; give the least and the largest value, such as (0, 1), or a function")
+    return within(*bounds)
+
+
+def _fitting(bound: Any, values: Tensor) -> Tensor:
+    found = torch.as_tensor(bound).to(values)
+    lead = values.dim() - found.dim()
+    if lead < 0 or any(n not in (1, m) for n, m in zip(found.shape, values.shape[lead:], strict=True)):
+        raise InputError(f"a bound has shape {tuple(found.shape)}, and its input {tuple(values.shape)}; give a number, or what fits")
+    return found

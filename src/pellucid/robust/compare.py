@@ -1,19 +1,21 @@
-"""Attacks compared: a metric of the model's outputs without and with each, over attempts and over batches."""
+"""Attacks compared: a metric of the model's outputs without and with each, over attempts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import OptionError, OutputError, warn
 from .trials import Trials, grouped
 
-__all__ = ["ORIGINAL", "Attack", "Metric", "Summary", "compare"]
+__all__ = ["ORIGINAL", "Attack", "Metric", "compare", "measured", "over", "real"]
 
 ORIGINAL = "Original"
 
@@ -42,6 +44,8 @@ class Attack:
     asked: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise OptionError(f"the attack {self.name!r} is {type(self.function).__name__}; give a function of the inputs")
         if self.attempts < 1:
             raise OptionError(f"the attack {self.name!r} has {self.attempts} attempts; at least one is needed")
         if self.name == ORIGINAL:
@@ -56,7 +60,11 @@ class Attack:
 
 
 def compare(
-    trials: Trials, metric: Callable[..., Metric], attacks: Sequence[Attack], together: int = 1, known: Mapping[str, Any] | None = None
+    trials: Trials,
+    metric: Callable[..., Metric],
+    attacks: Sequence[Attack] | Mapping[str, Callable[..., Any]],
+    together: int = 1,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The metric without an attack, and after each.
 
@@ -64,22 +72,24 @@ def compare(
         trials: the model and a batch.
         metric: of the model's output, and `known` by keyword: a number, a tensor whose first dimension is the examples
             (or one), or a tuple of these, also a named one.
-        attacks: each with a name of its own.
+        attacks: each with a name of its own; or functions of the inputs by their names.
         together: how many perturbations share a call of the model.
         known: what belongs to the batch, such as labels.
 
     Returns:
         Under `"Original"` the metric without an attack; under each attack's name its `"mean"`, of several attempts also
-        `"min"` and `"max"`, as tensors, in the metric's form.
+        `"min"` and `"max"`, as tensors, in the metric's form: `Summary().add(...)` makes statistics, a table and a picture of it.
 
     Raises:
-        OptionError: two attacks of one name. InputError, OutputError: see `Trials.outputs`; a metric that changes its shape.
+        OptionError: two attacks of one name. InputError, OutputError: see `Trials.outputs`; a metric that is no number, or changes
+            its shape.
 
     >>> trials = Trials(torch.nn.Softmax(1), torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
     >>> push = Attack(lambda x, by: x - by * torch.tensor([1.0, 0.0]), "push", options={"by": 2.0})
     >>> compare(trials, lambda output: (output.argmax(1) == 0).float(), [push])
     {'Original': tensor([1., 1.]), 'push': {'mean': tensor([0., 1.])}}
     """
+    attacks = _attacks(attacks)
     found: dict[str, Metric] = {ORIGINAL: None, **{attack.name: None for attack in attacks}}
     if len(found) <= len(attacks):
         raise OptionError(f"two attacks have one name among {[attack.name for attack in attacks]}; give each its own")
@@ -89,6 +99,15 @@ def compare(
             found[name] = _added(found[name], metric(output, **(known or {})))
     results = {attack.name: _read(found[attack.name], STATISTICS if attack.attempts > 1 else STATISTICS[:1]) for attack in attacks}
     return {ORIGINAL: over(attrgetter("mean"), found[ORIGINAL]), **results}
+
+
+def _attacks(given: Any) -> list[Attack]:
+    if isinstance(given, Mapping):
+        return [Attack(function, name) for name, function in given.items()]
+    for attack in given:
+        if not isinstance(attack, Attack):
+            raise OptionError(f"an attack is {type(attack).__name__}; give Attack(function, name), or functions by name: {{name: f}}")
+    return list(given)
 
 
 def _inputs(trials: Trials, attacks: Sequence[Attack], known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -113,11 +132,11 @@ class _Running:
         """See another."""
         self.weight += weight
         if self.mean is None or self.min is None or self.max is None:
-            self.mean, self.min, self.max = _real(value), value, value
+            self.mean, self.min, self.max = real(value), value, value
             return self
         if value.shape != self.mean.shape:
             raise OutputError(f"the metric has shape {tuple(value.shape)} after {tuple(self.mean.shape)}; it must keep its shape")
-        self.mean = self.mean + (_real(value) - self.mean) * weight / self.weight
+        self.mean = self.mean + (real(value) - self.mean) * weight / self.weight
         self.min, self.max = torch.minimum(self.min, value), torch.maximum(self.max, value)
         return self
 
@@ -128,7 +147,7 @@ STATISTICS = ("mean", "min", "max")
 def _added(running: Metric, metric: Metric) -> Metric:
     """Running statistics in the form of the metric, which have seen it."""
     seen = over(lambda _: _Running(), metric) if running is None else running
-    return over(lambda one, value: one.add(_as_tensor(value)), seen, metric)
+    return over(lambda one, value: one.add(measured(value)), seen, metric)
 
 
 def _read(running: Metric, statistics: Sequence[str]) -> dict[str, Metric]:
@@ -143,51 +162,16 @@ def over(function: Callable[..., Any], *metrics: Metric) -> Metric:
     return getattr(type(metrics[0]), "_make", tuple)([over(function, *parts) for parts in zip(*metrics, strict=True)])
 
 
-def _as_tensor(value: Any) -> Tensor:
-    return value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value))
+def measured(value: Any) -> Tensor:
+    """A metric as a tensor of its own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Real | np.ndarray):
+        return torch.tensor(float(value)) if isinstance(value, Real) else torch.as_tensor(value)
+    raise OutputError(f"the metric is {value!r}; it must be a number, a tensor with one for each example, or a tuple of these")
 
 
-def _real(value: Tensor) -> Tensor:
+def real(value: Tensor) -> Tensor:
+    """Numbers that have a mean."""
     # MPS has no float64.
     return value if value.is_floating_point() else value.to(torch.float32 if value.device.type == "mps" else torch.float64)
-
-
-@dataclass(eq=False)
-class Summary:
-    """Results of `compare`, averaged over batches.
-
-    Args:
-        per_example: every example counts the same; else every batch, however few examples it has.
-
-    >>> summary = Summary()
-    >>> for values in ([1.0, 1.0, 1.0], [0.0]):
-    ...     summary.add({"Original": torch.tensor(values)})
-    >>> summary.values()
-    {'Original': {'mean': tensor(0.7500)}}
-    """
-
-    per_example: bool = True
-    running: dict[str, Metric] = field(default_factory=dict)
-
-    def add(self, results: Mapping[str, Any]) -> None:
-        """Another batch."""
-        for key, metric in _flat(results):
-            seen = self.running[key] if key in self.running else over(lambda _: _Running(), metric)
-            self.running[key] = over(self._add, seen, metric)
-
-    def _add(self, seen: _Running, value: Tensor) -> _Running:
-        return seen.add(_real(value).mean(0), len(value) if self.per_example and value.dim() else 1)
-
-    def values(self) -> dict[str, dict[str, Metric]]:
-        """`{"mean": ...}` by the attack's name; of several attempts by `"<name> Mean Attempt"`, and for `Min` and `Max`."""
-        return {key: _read(seen, STATISTICS[:1]) for key, seen in self.running.items()}
-
-
-def _flat(results: Mapping[str, Any]) -> Iterator[tuple[str, Metric]]:
-    for name, result in results.items():
-        if name == ORIGINAL:
-            yield name, result
-        elif len(result) == 1:
-            yield name, result["mean"]
-        else:
-            yield from ((f"{name} {what.title()} Attempt", value) for what, value in result.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,9 @@ class Grid:
     step: Number
 
     def __post_init__(self) -> None:
+        for value in (self.low, self.high, self.step):
+            if not isinstance(value, Real):
+                raise OptionError(f"a grid is of numbers, and {value!r} is none; give the smallest, the largest and the step")
         if not (self.low < self.high and self.step > 0 and math.isfinite(self.span)):
             raise OptionError(
                 f"from {self.low} to {self.high} in steps of {self.step} there is no value to try; the smallest must be less than the "
@@ -87,7 +91,7 @@ def search_of(name: str) -> Callable[[Grid, int, Tried], Smallest | None]:
     Raises:
         OptionError: there is none.
     """
-    if name.lower() not in SEARCHES:
+    if not isinstance(name, str) or name.lower() not in SEARCHES:
         raise OptionError(f"the search {name!r} is not known; use one of {', '.join(map(repr, SEARCHES))}")
     return SEARCHES[name.lower()]
 
@@ -135,18 +139,24 @@ def smallest(
             made = [trials.perturbed(perturbation, before, {**(options or {}), parameter: value}) for value in group]
             outputs = trials.outputs([ready for ready, _ in made])
             for (_, perturbed), value, output in zip(made, group, outputs, strict=True):
-                if not right(output):
+                if not _said(right(output)):
                     return Smallest(perturbed, value)
         return None
 
     return search_of(search)(grid, attempts, tried)
 
 
+def _said(right: Any) -> bool:
+    if isinstance(right, Tensor) and right.numel() != 1:
+        raise OutputError(f"right returned {tuple(right.shape)}, and one truth is needed about all examples; end it with .all()")
+    return bool(right)
+
+
 def all_right(output: Any, target: Any) -> bool:
-    """Whether the largest of each example's outputs `(B, C)` is at its target: a class for all, or one for each.
+    """Whether the largest of each example's outputs `(B, C)` is at its target: a class for all, or one for each; of NaN none is.
 
     Raises:
-        OutputError: an output of another form. TargetError: no target, or another number of them.
+        OutputError: an output of another form. TargetError: no target, another number of them, or a class that there is not.
     """
     if not isinstance(output, Tensor) or output.dim() != 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -160,4 +170,6 @@ def all_right(output: Any, target: Any) -> bool:
     labels = torch.as_tensor(target, device=output.device).reshape(-1)
     if len(labels) not in (1, len(output)):
         raise TargetError(f"{len(labels)} targets for {len(output)} examples; give one for each, or one for all")
-    return bool((output.argmax(1) == labels).all())
+    if len(labels) and not -1 < int(labels.min()) <= int(labels.max()) < output.shape[1]:
+        raise TargetError(f"targets go from {int(labels.min())} to {int(labels.max())}, and there are {output.shape[1]} classes, from 0 on")
+    return bool(((output.argmax(1) == labels) & ~output.isnan().any(1)).all())

@@ -54,10 +54,12 @@ class Trials:
         """What the model says of each, found in one call.
 
         Raises:
-            InputError: more than one, and not of tensors. OutputError: an output without a row for each example.
+            InputError: more than one, and not of tensors; no examples. OutputError: an output without a row for each example.
         """
-        together = copied(given[0]) if len(given) == 1 else _joined(given)
         sizes = [_size(value) for value in given]
+        if not all(sizes):
+            raise InputError("there are no examples among the inputs: of none a model is right about all; give one at least")
+        together = copied(given[0]) if len(given) == 1 else _joined(given)
         args = copied(self.args) if len(given) == 1 else tuple(_repeated(a, sizes[0], len(given)) for a in self.args)
         with undisturbed(modules_of(self.model)), torch.no_grad():
             output = self.model(together, *args)

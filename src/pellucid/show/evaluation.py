@@ -94,7 +94,7 @@ def _cells(axes: Axes, evaluation: Evaluation, metric: str, row: int) -> None:
             axes.text(left + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=8.5, color=ink)
             continue
         low, high = evaluation.interval(method, metric)
-        half = "" if math.isnan(low) else f"± {number((high - low) / 2, 2)}"
+        half = "" if math.isnan(low) else f"± {number((high - low) / 2, 2 if high - low < 20 else 3)}"
         axes.text(left + 0.5, row + (0.34 if half else 0.5), number(mean), ha="center", va="center", fontsize=8.5, color=ink)
         axes.text(left + 0.5, row + 0.73, half, ha="center", va="center", fontsize=6.5, color=ink)
 
