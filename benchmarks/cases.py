@@ -15,6 +15,7 @@ import pellucid
 import pellucid.captum.attr
 from benchmarks import models
 from benchmarks.measure import Work, interleaved, median, peak_memory, ratio
+from benchmarks.metrics import metrics
 from pellucid.batch import Run
 from pellucid.gradient import integrated_gradients
 from pellucid.rules import attn_lrp
@@ -267,4 +268,5 @@ CASES: dict[str, Callable[[], Iterator[Row]]] = {
     "inside": inside,
     "rules": rules,
     "tolerance": tolerance,
+    "metrics": metrics,
 }

@@ -1,13 +1,19 @@
-"""Concepts that people have words for, as directions in a layer: how a class depends on them (TCAV)."""
+"""Concepts, those that people have words for (TCAV) and those that a layer has by itself (CRAFT): how a class depends on them."""
 
 from .activations import Named, activations, blocks, word
+from .bank import Concepts
+from .discovery import discover, of_concept, within
+from .factors import matched
+from .importance import Reconstruction, total_indices
 from .scores import Compared, Scores, Verdict, against_chance, derivatives, scores, significance
 from .vectors import Fitted, Vectors, fit, load, save, vectors, whose
 
 __all__ = [
     "Compared",
+    "Concepts",
     "Fitted",
     "Named",
+    "Reconstruction",
     "Scores",
     "Vectors",
     "Verdict",
@@ -15,12 +21,17 @@ __all__ = [
     "against_chance",
     "blocks",
     "derivatives",
+    "discover",
     "fit",
     "load",
+    "matched",
+    "of_concept",
     "save",
     "scores",
     "significance",
+    "total_indices",
     "vectors",
     "whose",
+    "within",
     "word",
 ]

@@ -56,8 +56,8 @@ def infidelity_to(
     for count in _counts(samples, together):
         moves, points = draw(count)
         _check(view, moves, points, count)
-        if ends is None:  # the first call also finds out how examples may share one
-            ends, found = run.contrast(view, tuple(p[:, 0] for p in points), count, _at(points), "infidelity")
+        if ends is None:
+            ends, found = _first(view, points, count, run)
         else:
             found = run.scores(ends.view, count, _at(points), "infidelity")
         changes.append((ends.here[0] - found[0]).double().expand(count, view.size))
@@ -65,6 +65,16 @@ def infidelity_to(
     assert ends is not None  # there is at least one sample
     here = ends.here[0]
     return Responses(torch.cat(changes).T, torch.cat(said).T.to(here.device), ()).infidelity(scaled).to(here.dtype)
+
+
+def _first(view: View, points: Tensors, count: int, run: Run) -> tuple[Ends, Tensor]:
+    """Scores `(T, count, B)` of the points; the first of them shows how examples may share a call."""
+    one, others = tuple(p[:, 0] for p in points), tuple(p[:, 1:] for p in points)
+    if count == 1:
+        ends = run.settle(view, one)
+        return ends, ends.there[:, None]
+    ends, found = run.contrast(view, one, count - 1, _at(others), "infidelity")
+    return ends, torch.cat([ends.there[:, None], found], 1)
 
 
 def _products(moves: Tensor, values: Tensor) -> Tensor:
