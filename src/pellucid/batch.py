@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from .blocks import Part, Points, Sum, Verb, Work
 from .errors import OutputError, PellucidError, TargetError
 from .explanation import Check
 from .inputs import Tensors
@@ -28,21 +29,10 @@ from .view import InputView, View, back, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]
 
-Points = Callable[[slice, slice], Tensors]
-
 # Cheaper passes cost one more to find, and some microseconds per operation.
 LEAN_FROM, LEAN_BYTES = 8, 32 * 2**20
 
 X = TypeVar("X")
-
-
-class Part(NamedTuple):
-    """What one call found: for these examples and steps, the scores `(T, steps, b)` and gradients `(T, steps, b, ...)`."""
-
-    examples: slice
-    steps: slice
-    scores: Tensor
-    gradients: Tensors
 
 
 class Ends(NamedTuple):
@@ -51,31 +41,6 @@ class Ends(NamedTuple):
     view: View
     here: Tensor
     there: Tensor
-
-
-@dataclass(eq=False)
-class Sum:
-    """Sums `(T, B, ...)`, gathered for some of the `size` examples at a time."""
-
-    size: int
-    totals: dict[int, Tensor] = field(default_factory=dict)
-
-    def add(self, index: int, examples: slice, value: Tensor) -> None:
-        """Add `(T, b, ...)` to the sum of that number; `(T, 1, ...)` of what all examples have together."""
-        together = value.shape[1] != examples.stop - examples.start
-        if index not in self.totals and (together or value.shape[1] == self.size):
-            self.totals[index] = value
-            return
-        if together:
-            self.totals[index] = self.totals[index] + value
-            return
-        if index not in self.totals:
-            self.totals[index] = value.new_zeros(len(value), self.size, *value.shape[2:])
-        self.totals[index][:, examples] += value
-
-    def values(self) -> Tensors:
-        """All sums, by their numbers."""
-        return tuple(self.totals[index] for index in sorted(self.totals))
 
 
 class Inside(NamedTuple):
@@ -258,7 +223,7 @@ class Run:
         """
         try:
             with undisturbed(view.roots), Bar(count * view.size, label, self.progress) as bar:
-                work = _Work(points, verb, keep, self._rows(view, forward))
+                work = Work(points, verb, keep, self._rows(view, forward))
                 for done in work.all(view, slice(0, view.size), slice(0, count)):
                     bar.update(done)
         except (RuntimeError, MemoryError) as error:
@@ -362,48 +327,6 @@ class Run:
         """Another call of the model, with these points."""
         self.calls += 1
         self.forwards += points[0].shape[0]
-
-
-Verb = Callable[[View, Tensors, slice, slice], tuple[Tensor, Tensors]]
-
-
-@dataclass
-class _Work:
-    """What is done at every block of examples x steps, and how many examples may share a call."""
-
-    points: Points
-    verb: Verb
-    keep: Callable[[Part], None]
-    limit: int
-
-    def all(self, view: View, examples: slice, steps: slice) -> Iterator[int]:
-        """Do all of it, block by block of at most `limit` points, which may shrink on the way; yields points done."""
-        start = examples.start
-        while start < examples.stop:
-            stop = min(start + self.limit, examples.stop) if view.at_once else examples.stop
-            step = steps.start
-            while step < steps.stop:
-                end = min(step + max(1, self.limit // (stop - start)), steps.stop)
-                yield from self._block(view, slice(start, stop), slice(step, end))
-                step = end
-            start = stop
-
-    def _block(self, view: View, examples: slice, steps: slice) -> Iterator[int]:
-        """One call; in smaller ones if it does not fit into memory."""
-        copies, block = steps.stop - steps.start, view.examples(examples)
-        try:
-            scores, grads = self.verb(block, stacked(self.points(examples, steps)), examples, steps)
-        except (RuntimeError, MemoryError) as error:
-            self.limit = copies * block.size // 2
-            if not is_out(error) or not self.limit or (copies == 1 and not view.at_once):
-                raise
-        else:
-            shape = (copies, -1)
-            self.keep(Part(examples, steps, scores.unflatten(1, shape), tuple(g.unflatten(1, shape) for g in grads)))
-            yield copies * block.size
-            return
-        release()
-        yield from self.all(view, examples, steps)
 
 
 def _along(view: View, points: Tensors, line: Line, nodes: Tensor, weights: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
