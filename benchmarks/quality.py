@@ -22,7 +22,7 @@ from pellucid.evaluation import METRICS
 from pellucid.zoo import data
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXAMPLES, SEED = 24, 0
+EXAMPLES, SEED = {"digits": 24, "tiles": 12, "cancer": 48}, 0
 LOCALISATION = tuple(name for name, metric in METRICS.items() if metric.family == "localisation")
 # What costs an explanation for every point is asked at fewer of them.
 FEWER = {name: {"samples": 4} for name, metric in METRICS.items() if metric.family == "robustness"}
@@ -66,7 +66,7 @@ def save(figure: Figure, path: Path) -> None:
 def evaluated(name: str) -> pellucid.Evaluation:
     """All methods that fit the model, by all metrics."""
     model, held_out = getattr(zoo, name)().model, getattr(data, name)().held_out
-    x, y = held_out.x[:EXAMPLES], held_out.y[:EXAMPLES]
+    x, y = held_out.x[: EXAMPLES[name]], held_out.y[: EXAMPLES[name]]
     pictures = x.dim() == 4
     left_out = ("attn_lrp",) if pictures else ("attn_lrp", "occlusion")
     methods: dict[str, Any] = {method: SAMPLED.get(method, {}) for method in pellucid.METHODS if method not in left_out}

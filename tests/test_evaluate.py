@@ -44,6 +44,20 @@ def test_every_metric_of_every_method_is_there(whole):
     assert not whole.failures
 
 
+@torch.no_grad()
+def curve_by_hand(model, x, y, maps, portions, removed, first):
+    found = []
+    for i, target in enumerate(y):
+        order = torch.empty(36, dtype=torch.long)
+        order[maps[i].flatten().argsort(descending=True)] = torch.arange(36)
+        scores = [float(model(x[i : i + 1])[0, target])] if first else []
+        for k in portions:
+            hole = removed(order, round(36 * k / 20)).view(6, 6)
+            scores.append(float(model(torch.where(hole, 0.0, x[i])[None])[0, target]))
+        found.append(np.mean(scores if first else [*scores, float(model(x[i : i + 1])[0, target])]))
+    return torch.tensor(found)
+
+
 def test_the_numbers_are_those_of_the_metrics_alone(case, whole):
     model, x, y = case
     view = pellucid.at_input(model, x, y)
@@ -52,13 +66,13 @@ def test_the_numbers_are_those_of_the_metrics_alone(case, whole):
         values = explained.attribution
         sums = values.sum(1, keepdim=True) if method != "saliency" else values.norm(dim=1, keepdim=True)
         alone = {
-            "deletion": metrics.deletion(view, sums, 0.0).scores.mean(1),
-            "insertion": metrics.insertion(view, sums, 0.0).scores.mean(1),
+            "deletion": curve_by_hand(model, x, y, sums, range(1, 21), lambda order, k: order < k, first=True),
+            "insertion": curve_by_hand(model, x, y, sums, range(20), lambda order, k: order >= k, first=False),
             "road": metrics.road(view, sums, seed=3),
             "comprehensiveness": metrics.comprehensiveness(view, sums),
             "sufficiency": metrics.sufficiency(view, sums),
             "sensitivity_n": metrics.sensitivity_n(view, sums, samples=50, seed=3).mean(1),
-            "infidelity": metrics.infidelity(view, sums, metrics.random_subsets((sums,), 0.1, 100, 3), 0.0),
+            "infidelity": metrics.infidelity(view, sums, metrics.random_subsets((sums,), 0.1, 100, 3), 0.0, once=True),
             "sparseness": metrics.sparseness(sums),
         }
         for metric, expected in alone.items():
@@ -111,9 +125,9 @@ def test_each_set_of_places_is_scored_once_for_all():
     expected = set()
     for m in maps.values():
         for i in range(16):
-            levels = np.percentile(m[i].numpy(), np.arange(9)[::-1] / 9 * 100)
-            for level in levels:
-                for removed in (m[i] > level, ~(m[i] > level)):
+            order = m[i].flatten().argsort(descending=True).argsort().view(1, 6, 6)
+            for k in range(10):
+                for removed in (order < 4 * k, order >= 4 * k):
                     expected.add(torch.where(removed, 0.0, x[i]).numpy().tobytes())
     assert expected <= distinct
     # besides: the output that says whether there are classes, and the pair that settles whether examples share a call
@@ -134,9 +148,8 @@ def test_own_functions_controls_and_options(case):
     assert not found.failures
     assert found.controls == ("random",)
     values = captum.Saliency(model).attribute(x, target=torch.tensor(y), abs=False).sum(1)
-    torch.testing.assert_close(
-        found.scores["captum", "deletion"], metrics.deletion(pellucid.at_input(model, x, y), values, 0.0).mean.detach()
-    )
+    expected = curve_by_hand(model, x, y, values, range(1, 21), lambda order, k: order < k, first=True)
+    torch.testing.assert_close(found.scores["captum", "deletion"], expected)
 
 
 def test_the_predicted_class_where_no_target_is_given(case):
@@ -282,3 +295,191 @@ def test_pictures_words_and_files(whole, tmp_path):
     saved = json.loads(whole.save(tmp_path / "e.json").read_text())
     assert saved["scores"]["saliency"]["deletion"] == pytest.approx(whole.scores["saliency", "deletion"].tolist())
     assert repr(whole) == f"Evaluation(7 methods x {len(METRICS)} metrics, 5 examples)"
+
+
+# --- what a reviewer found
+
+
+def linear(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, outputs)).double()
+
+
+class SeesTheBatch(nn.Module):
+    """Every example takes part in the score of every other."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = linear()
+
+    def forward(self, x):
+        h = self.net(x)
+        return h - h.mean(0)
+
+
+def test_examples_that_see_each_other_are_scored_batch_by_batch():
+    model, x = SeesTheBatch(), torch.randn(4, 6).double()
+    view, maps = pellucid.at_input(model, x, [0, 1, 2, 0]), torch.randn(4, 6).double()
+    alone = metrics.deletion(view, maps, None, 5).scores
+    torch.testing.assert_close(metrics.deletion(view, maps, None, 5, run=metrics.Shared()).scores, alone)
+    found = evaluate(model, x, [0, 1, 2, 0], ["gradient"], {"local_lipschitz": {"radius": 1e-4}}, controls=(), seed=0, strict=True)
+    assert float(found.scores["gradient", "local_lipschitz"].max()) < 10
+
+
+@pytest.mark.parametrize("target", [lambda o: o[:, 0] - o[:, 0].mean(), lambda o: o.softmax(0)[:, 0]])
+def test_a_target_that_looks_at_the_batch_is_no_row_by_itself(target):
+    x, net = torch.randn(4, 6).double(), linear()
+    wrapped = nn.ModuleList([net])[0].forward  # a callable in which nobody sees the layers
+    maps = torch.randn(4, 6).double()
+    for view in (pellucid.at_input(net, x, target), pellucid.at_input(wrapped, x, target)):
+        scores = metrics.deletion(view, maps, None, 3).scores
+        expected = [
+            target(net(torch.where(maps > torch.tensor(np.percentile(maps, p, axis=1))[:, None], 0.0, x))) for p in (200 / 3, 100 / 3, 0)
+        ]
+        torch.testing.assert_close(scores, torch.stack([target(net(x)), *expected], 1).detach())
+
+
+def test_baselines_of_each_example_go_along_and_others_are_refused():
+    x, net = torch.randn(4, 6).double(), linear()
+    per_example = torch.randn(4, 6).double()
+    found = evaluate(net, x, 0, ["integrated_gradients"], ["max_sensitivity"], baselines=per_example, controls=(), seed=0, strict=True)
+
+    def explained(points, count):
+        return pellucid.explain(net, points[0], 0, "integrated_gradients", baselines=per_example.repeat_interleave(count, 0)).attribution
+
+    torch.testing.assert_close(found.scores["integrated_gradients", "max_sensitivity"], metrics.max_sensitivity(explained, x, 0.02, 10, 0))
+    with pytest.raises(InputError):
+        evaluate(net, x, 0, ["integrated_gradients"], ["completeness"], baselines=per_example[:2], strict=True)
+
+
+def test_distributions_of_baselines_are_never_repeated():
+    x, net = torch.randn(4, 6).double(), linear()
+    torch.manual_seed(1)
+    references = torch.randn(20, 6).double()
+    stable = {"gs": ("gradient_shap", {"samples": 20})}
+    values = [
+        float(evaluate(net, x, 0, stable, ["max_sensitivity"], baselines=references[:n], controls=(), seed=0).mean("gs", "max_sensitivity"))
+        for n in (9, 10, 11, 20)
+    ]
+    assert max(values) < 4 * min(values)
+
+
+def test_own_methods_get_copies_and_leave_nothing_behind():
+    net, x = linear(), torch.randn(4, 6).double()
+    kept = x.clone()
+
+    def gradient(model, inputs, target):
+        inputs.requires_grad_()
+        model(inputs)[:, target].sum().backward()
+        return inputs.grad
+
+    def rude(model, inputs, target):
+        return inputs.mul_(0) + 1
+
+    found = evaluate(net, x, 0, {"one": gradient, "two": gradient, "rude": rude}, ["completeness"], controls=(), seed=0, strict=True)
+    expected = pellucid.explain(net, x, 0, "gradient").attribution
+    alone = metrics.completeness_of(pellucid.at_input(net, x, 0), expected, relative=True)
+    for name in ("one", "two"):
+        torch.testing.assert_close(found.scores[name, "completeness"], alone)
+    assert torch.equal(x, kept)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_pooled_maps_count_a_place_once():
+    """A model of colours that is linear: exact attributions correlate fully, also where some channels are the fill already."""
+    torch.manual_seed(0)
+    weights = torch.randn(3, 4, 4).double()
+    x = torch.randn(5, 3, 4, 4).double() * (torch.rand(5, 3, 4, 4) > 0.4)
+    asked = ["faithfulness_correlation", "sensitivity_n", "infidelity"]
+    found = evaluate(
+        lambda x: (x * weights).flatten(1).sum(1)[:, None], x, 0, ["input_x_gradient"], asked, controls=(), seed=0, strict=True
+    )
+    assert found.mean("input_x_gradient", "faithfulness_correlation") == pytest.approx(1)
+    assert found.mean("input_x_gradient", "sensitivity_n") == pytest.approx(1)
+    assert found.mean("input_x_gradient", "infidelity") == pytest.approx(0, abs=1e-9)
+
+
+def test_shared_arguments_stay_shared_and_own_methods_get_them():
+    torch.manual_seed(0)
+    table = torch.randn(4, 6).double()
+
+    def model(points, table):
+        return (-(points[:, None] - table).square().sum(2)).exp().sum(1, keepdim=True)
+
+    x = torch.randn(4, 6).double()
+    given = evaluate(model, x, 0, ["gradient"], ["local_lipschitz"], args=(table,), controls=(), seed=0, strict=True)
+    closed = evaluate(lambda x: model(x, table), x, 0, ["gradient"], ["local_lipschitz"], controls=(), seed=0, strict=True)
+    torch.testing.assert_close(given.scores["gradient", "local_lipschitz"], closed.scores["gradient", "local_lipschitz"])
+    own = evaluate(model, x, 0, {"own": lambda m, p, t: m(p) * p}, ["deletion"], args=(table,), controls=(), seed=0, strict=True)
+    assert own.scores["own", "deletion"].isfinite().all()
+
+
+def test_a_constant_map_removes_in_any_order_and_ties_are_fair():
+    x = torch.arange(1.0, 11.0)[None].double()
+    found = evaluate(lambda x: x.sum(1)[:, None], x, 0, {"reversed": lambda m, p, t: -p, "true": lambda m, p, t: p}, ["deletion"], seed=0)
+    assert found.mean("true", "deletion") < found.mean("constant", "deletion") < found.mean("reversed", "deletion")
+    assert found.curves["constant", "deletion"][0, -1] == 0
+
+
+def test_outputs_with_fields_have_classes():
+    net, x = linear(), torch.randn(4, 6).double()
+
+    class Fields(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return {"logits": self.net(x)}
+
+    asked = ["deletion", "random_logit"]
+    for target in (None, -1):
+        found = evaluate(Fields(), x, target, ["gradient"], asked, controls=(), seed=0, strict=True)
+        plain = evaluate(net, x, target, ["gradient"], asked, controls=(), seed=0, strict=True)
+        for metric in asked:
+            torch.testing.assert_close(found.scores["gradient", metric], plain.scores["gradient", metric])
+
+
+def test_road_is_shared_too_and_every_cost_counts():
+    torch.manual_seed(0)
+    seen = []
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+
+        def forward(self, x):
+            seen.append(len(x))
+            return self.net(x)
+
+    maps = torch.rand(3, 1, 6, 6)
+    own = {name: (lambda model, inputs, target: maps) for name in "ab"}
+    once = evaluate(Counting(), maps, 0, {"a": own["a"]}, ["road"], controls=(), seed=0, strict=True).removed.forwards
+    twice = evaluate(Counting(), maps, 0, own, ["road"], controls=(), seed=0, strict=True)
+    assert twice.removed.forwards == once
+    seen.clear()
+    found = evaluate(Counting(), maps, 0, ["gradient"], ["max_sensitivity", "deletion", "random_logit"], controls=(), seed=0, strict=True)
+    measured = 1  # one example shows how much memory a call takes, before anything is counted or after
+    assert abs(found.cost.forwards - sum(seen)) <= measured
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"methods": {"saliency": None}}, {"methods": [3]}, {"methods": None}, {"methods": {}}, {"metrics": [("deletion", {})]},
+     {"metrics": {"deletion": None}}, {"metrics": 3}, {"kind": "nonsense"}, {"metrics": {"deletion": {"steps": 0}}, "strict": True}],
+)  # fmt: skip
+def test_odd_arguments_are_refused_by_name(options):
+    with pytest.raises(OptionError):
+        evaluate(linear(), torch.randn(2, 6).double(), 0, **({"methods": ["saliency"], "metrics": ["deletion"]} | options))
+
+
+def test_missing_and_infinite_numbers_are_told():
+    from pellucid.evaluation import Evaluation
+
+    inf, nan = float("inf"), float("nan")
+    scores = {("a", "completeness"): torch.tensor([inf, 0.0, 0.0]), ("b", "completeness"): torch.tensor([nan, 1.0, 1.0])}
+    found = Evaluation(("a", "b"), ("completeness",), scores)
+    assert found.ranks("completeness") == {"a": 2, "b": 1}
+    assert found.numbers("b", "completeness") == 2
+    assert "b by completeness: 1" in found._repr_html_()

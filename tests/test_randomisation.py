@@ -468,7 +468,7 @@ def test_random_logit_tells_a_class_from_none():
 
 
 def test_another_model_is_noticed(net):
-    with pytest.warns(PellucidWarning, match="never ran the model that it was given"):
+    with pytest.warns(PellucidWarning, match="never ran the layers that were drawn anew"):
         cascade(net, lambda _: saliency(X)(net))
     # Never run, and yet explained, by the weights themselves.
     for by_hand in (lambda model: model.weight * X, lambda model: model.weight):

@@ -25,6 +25,7 @@ from .memory import USUAL_GROWTH, Forward, budget, bytes_of, bytes_per_example, 
 from .model import undisturbed
 from .progress import Bar
 from .rowwise import is_row_by_row
+from .target import PerExample, Same, Whole
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]
@@ -178,6 +179,8 @@ class Run:
     def _needs_no_proof(self, view: View, other: Tensors, count: int) -> bool:
         """Whether examples cannot see each other, and cheaper passes are not worth looking for."""
         if not isinstance(view, InputView) or view.call.arguments or view.call.keywords or len(view.features) > 1 or self.seen is not None:
+            return False
+        if not isinstance(view.pick, Same | PerExample | Whole):  # a function of the whole output may do anything with its rows
             return False
         short = len(other[0]) + view.size <= (self.at_most or math.inf) and (count < LEAN_FROM or self._is_short(view, count))
         return short and is_row_by_row(view.call.model, view.features[0].dim())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from torch import nn
+from torch.nn.modules import module
 
 __all__ = ["is_row_by_row"]
 
@@ -31,7 +32,7 @@ def _by_statistics(layer: nn.Module, dims: int) -> int:
 
 
 def _flatten(layer: nn.Module, dims: int) -> int:
-    return 2 if dims > 1 and (layer.start_dim, layer.end_dim) == (1, -1) else 0
+    return 2 if dims > 1 and (getattr(layer, "start_dim", 0), getattr(layer, "end_dim", 0)) == (1, -1) else 0
 
 
 def _in_order(layer: nn.Module, dims: int) -> int:
@@ -59,6 +60,9 @@ TYPES: Mapping[type, Dims] = {
     **{kind: _convolution(n) for n, kind in enumerate((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), 1)},
 }
 
+# As torch has them: a class may be patched later.
+FORWARD: Mapping[type, object] = {kind: vars(kind).get("forward") for kind in TYPES}
+
 
 def is_row_by_row(model: object, dims: int) -> bool:
     """Whether a model of inputs of so many dimensions cannot but treat each example by itself. False: it may, it is not known.
@@ -72,7 +76,18 @@ def is_row_by_row(model: object, dims: int) -> bool:
 
 def _of(layer: nn.Module, dims: int) -> int:
     kind = TYPES.get(type(layer))
-    # What others have hung on a layer may do anything.
-    if kind is None or layer._forward_hooks or layer._forward_pre_hooks or "forward" in layer.__dict__:
-        return 0
-    return kind(layer, dims)
+    return 0 if kind is None or _is_altered(layer) else kind(layer, dims)
+
+
+def _is_altered(layer: nn.Module) -> bool:
+    """What others have hung on a layer may do anything."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or module._global_forward_hooks
+        or module._global_forward_pre_hooks
+        or {"forward", "__call__", "_call_impl"} & layer.__dict__.keys()
+        or layer._compiled_call_impl is not None
+        or vars(type(layer)).get("forward") is not FORWARD[type(layer)]
+        or any(type(p) is not nn.Parameter for p in layer._parameters.values() if p is not None)
+    )

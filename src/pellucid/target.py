@@ -136,7 +136,7 @@ class PerExample(Pick):
 
     def __init__(self, indices: Sequence[Index] | Tensor) -> None:
         # A tensor, because batches of perturbed copies have thousands of rows.
-        self._rows = indices if isinstance(indices, Tensor) else torch.tensor(indices)
+        self._rows = indices if isinstance(indices, Tensor) else torch.tensor(indices, dtype=torch.long)
         self._fits: set[torch.Size] = set()
 
     @cached_property
@@ -153,7 +153,15 @@ class PerExample(Pick):
         chosen = self._rows.to(found.device).repeat(rows // len(self._rows), 1)
         return found[(torch.arange(rows, device=found.device), *chosen.unbind(1))].reshape(1, rows)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PerExample) and self.indices == other.indices
+
+    def __hash__(self) -> int:
+        return hash(self.indices)
+
     def _check(self, output: Tensor) -> None:
+        if not len(self._rows):
+            raise TargetError("there is no target, because there are no examples; give at least one")
         ends = (tuple(self._rows.amin(0).tolist()), tuple(self._rows.amax(0).tolist()))
         try:
             for index in ends:
@@ -350,7 +358,7 @@ def _from_tensor(values: Tensor, size: int, classes: Sequence[str]) -> Pick:
         return _same(int(values), classes)
     if values.dim() != 1 or len(values) != size:
         raise TargetError(f"target has shape {tuple(values.shape)} for {size} examples; give one index per example: ({size},)")
-    return PerExample(values.detach().cpu().long()[:, None])
+    return PerExample(values.detach().cpu().long()[:, None].clone())
 
 
 def _listed(specs: list[Any], size: int, classes: Sequence[str]) -> Pick:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ..batch import Run
 from ..errors import InputError, OptionError
 from ..explanation import Found, Pooling
-from ..inputs import Tensors, as_tensors
+from ..inputs import Tensors, as_tensors, joined
 from ..metrics.removal import Fill, Shared
+from ..metrics.steps import places_of, split
 from ..model import modules_of
+from ..seeds import generator
 from ..target import resolve
 from ..task import Kind
 from ..view import InputView
@@ -39,6 +41,8 @@ class Setting:
         kind: of the data, which says what a place is: a pixel, a token, a column.
         truth: `(B or 1, ...)` booleans, where the object is; None: not known.
         classes: how many the model has, where it has classes.
+        settled: the view, with how its examples share calls found out, for points around them.
+        spent: what was used besides `run`.
     """
 
     view: InputView
@@ -48,6 +52,13 @@ class Setting:
     kind: Kind
     truth: Tensor | None = None
     classes: int = 0
+    settled: InputView | None = None
+    spent: list[Run] = field(default_factory=list)
+
+    def one_more(self) -> Run:
+        """A run whose cost counts."""
+        self.spent.append(Run(self.run.at_most, False))
+        return self.spent[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +93,14 @@ class Case:
         return self._maps(self.found, self.view)
 
     @cached_property
+    def ordered(self) -> Tensors:
+        """The maps as ranks from 0; of equal numbers a choice at random goes first, so that a constant map has any order."""
+        rows = joined(tuple(places.double() for places in places_of(self.view.features, self.maps, "attribution")), 1)
+        mixed = torch.randperm(rows.shape[1], generator=generator(self.setting.seed, 0)).to(rows.device)
+        ranks = rows[:, mixed].argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+        return split(torch.zeros_like(rows).index_copy_(1, mixed, ranks.to(rows)), self.maps)
+
+    @cached_property
     def truth(self) -> Tensor:
         """Where the object is.
 
@@ -105,28 +124,28 @@ class Case:
 
     def again(self, points: Tensors, count: int) -> Tensors:
         """Attributions of points around the examples: every example `count` times in a row, each for its own target."""
-        view = self.view.moved(tuple(_copies(p, count) for p in points)) if count > 1 else replace(self.view, features=points)
-        found = self._one_each(self.way.of(view, self._run()), view.size)
-        return tuple(_rows(a, count) for a in found)
+        view, copies = self.setting.settled or self.view, tuple(_copies(p, count) for p in points)
+        if count == 1 or view.at_once:
+            return tuple(_rows(a, count) for a in self._attributed(view, copies))
+        # Copies that share a call would see each other.
+        parts = [self._attributed(view, part) for part in zip(*(c.split(view.size) for c in copies), strict=True)]
+        return tuple(_rows(torch.cat(each), count) for each in zip(*parts, strict=True))
 
-    def scores(self, points: Tensors, count: int) -> Tensor:
-        """`(rows,)`: the scores of such points."""
-        view = self.view.moved(tuple(_copies(p, count) for p in points)) if count > 1 else replace(self.view, features=points)
-        return _rows(self.setting.run.scores(view, 1, lambda at, _: tuple(f[None, at] for f in view.features))[0, 0], count)
+    def _attributed(self, view: InputView, points: Tensors) -> Tensors:
+        copies = len(points[0]) // view.size
+        moved = view.moved(points) if copies > 1 else replace(view, features=points)
+        return self._one_each(self.way.of(moved, self.setting.one_more()), moved.size)
 
     def of_model(self, model: nn.Module) -> Tensors:
         """Maps of another model, for the same examples and targets."""
         call = replace(self.view.call, model=model)
         view = replace(self.view, call=call, roots=modules_of(model), at_once=None)
-        return self._maps(self.way.of(view, self._run()), view)
+        return self._maps(self.way.of(view, self.setting.one_more()), view)
 
     def of_targets(self, targets: Any) -> Tensors:
         """Maps for other targets."""
         view = replace(self.view, pick=resolve(targets, self.view.size))
-        return self._maps(self.way.of(view, self._run()), view)
-
-    def _run(self) -> Run:
-        return Run(self.setting.run.at_most, False)
+        return self._maps(self.way.of(view, self.setting.one_more()), view)
 
     def _one_each(self, found: Found, size: int) -> Tensors:
         if len(found.values[0]) != 1:

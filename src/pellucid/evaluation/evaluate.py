@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..batch import Run
-from ..errors import PellucidError
+from ..batch import Run, elsewhere
+from ..errors import OptionError, PellucidError
 from ..explanation import Cost, Found
 from ..memory import Peak
 from ..metrics.removal import Fill, Shared
+from ..output import scores_in
 from ..progress import Bar
 from ..seeds import resolve_seed
 from ..target import PerExample
@@ -84,12 +85,17 @@ def evaluate(
     """
     start, seed, asked = time.perf_counter(), resolve_seed(seed), measured_by(metrics)
     view = at_input(model, inputs, target, args, kwargs, classes)
-    ways = ways_of(methods, controls, baselines, seed, view.roots)
-    run, peak = Shared(at_most, False), Peak(view.features[0].device)
-    view, count = _settled(view, target, run)
+    ways = ways_of(methods, controls, baselines, seed, view)
+    run, asking, peak = Shared(at_most, False), Run(at_most, False), Peak(view.features[0].device)
+    view, count = _with_target(view, target, asking)
+    if kind is not None and kind not in get_args(Kind):
+        raise OptionError(f"kind is {kind!r}; choose one of {', '.join(get_args(Kind))}")
     kind = kind or KINDS.get(view.features[0].dim(), "tensor")
     run.removal(view, fill, "removal")  # a fill that does not fit is not each metric's failure
     setting = Setting(view, fill, run, seed, kind, checked_truth(truth, view.size), count)
+    settled: Any = asking.settle(view, elsewhere(view.features), 2).view
+    setting = replace(setting, settled=settled)
+    setting.spent.append(asking)
     gathered = _Gathered(setting, strict)
     with Bar(len(ways) * (1 + len(asked)), "evaluate", progress) as bar:
         cases = [case for way in ways if (case := gathered.explained(way, bar)) is not None]
@@ -98,20 +104,32 @@ def evaluate(
             for name, (metric, options) in asked.items():
                 gathered.measured(replace(case, rivals=rivals), name, metric, options, bar)
     scores = {(w.name, m): gathered.scores.get((w.name, m), torch.full((view.size,), torch.nan).double()) for w in ways for m in asked}
-    cost = Cost(run.forwards + gathered.forwards, gathered.backwards, run.calls + gathered.calls, time.perf_counter() - start, peak.rise())
+    every = [run, *setting.spent]
+    sums = {what: sum(getattr(each, what) for each in every) for what in ("forwards", "backwards", "calls")}
+    cost = Cost(**sums, seconds=time.perf_counter() - start, peak_memory=peak.rise())
+    checks = tuple(check for _, _, removal in run.removals for check in removal.checks)
     return Evaluation(
-        tuple(way.name for way in ways), tuple(asked), scores, tuple(w.name for w in ways if w.control), gathered.curves,
-        gathered.failures, gathered.health, cost, Cost(run.forwards, 0, run.calls), seed, str(view.pick)
-    )  # fmt: skip
+        methods=tuple(way.name for way in ways),
+        metrics=tuple(asked),
+        scores=scores,
+        controls=tuple(way.name for way in ways if way.control),
+        curves=gathered.curves,
+        failures=gathered.failures,
+        health=gathered.health,
+        checks=checks,
+        cost=cost,
+        removed=Cost(run.forwards, 0, run.calls),
+        seed=seed,
+        target=str(view.pick),
+    )
 
 
-def _settled(view: InputView, target: Any, run: Run) -> tuple[InputView, int]:
+def _with_target(view: InputView, target: Any, run: Run) -> tuple[InputView, int]:
     """The view with its target, and how many classes the model has (0: none)."""
-    output = run.output(view)
-    has_classes = isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1 and output.is_floating_point()
-    if target is None and has_classes:
-        view = replace(view, pick=PerExample(tuple((int(best),) for best in output.argmax(1))))
-    return view, output.shape[1] if has_classes else 0
+    output = scores_in(run.output(view))
+    if output is None or output.dim() != 2 or output.shape[1] < 2 or not output.is_floating_point():
+        return view, 0
+    return (replace(view, pick=PerExample(output.argmax(1)[:, None].cpu())) if target is None else view), output.shape[1]
 
 
 class _Gathered:
@@ -123,13 +141,11 @@ class _Gathered:
         self.curves: dict[tuple[str, str], Tensor] = {}
         self.failures: dict[tuple[str, str], str] = {}
         self.health: dict[str, tuple[str, ...]] = {}
-        self.forwards = self.backwards = self.calls = 0
 
     def explained(self, way: Way, bar: Bar) -> Case | None:
         """What a method says about the examples; None if it fails."""
-        run = Run(self.setting.run.at_most, False)
         try:
-            case = Case(self.setting, way, way.of(self.setting.view, run))
+            case = Case(self.setting, way, way.of(self.setting.view, self.setting.one_more()))
             case.maps  # noqa: B018  # computed here, where a failure is the method's
             self.health[way.name] = _failed(self.setting.view, case.found) if not way.control else ()
             return case
@@ -137,7 +153,6 @@ class _Gathered:
             self._failed(way.name, "", error)
             return None
         finally:
-            self.forwards, self.backwards, self.calls = self.forwards + run.forwards, self.backwards + run.backwards, self.calls + run.calls
             bar.update(1)
 
     def measured(self, case: Case, name: str, metric: Metric, options: Mapping[str, Any], bar: Bar) -> None:

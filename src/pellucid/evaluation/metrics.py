@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ from ..metrics import (
     sufficiency,
 )
 from ..metrics.removal import Imputation
+from ..metrics.steps import ranked
 from .case import Case
 from .ways import targets_of
 
@@ -69,21 +70,22 @@ class Metric:
     of: Callable[..., Tensor]
 
 
-def _steps(case: Case, steps: int) -> int:
-    return min(steps, sum(m[0].numel() for m in case.maps))
-
-
-def _curve(name: str) -> Callable[..., Tensor]:
+def _curve(inserted: bool) -> Callable[..., Tensor]:
     def of(case: Case, *, steps: int = 20) -> Tensor:
-        """The scores along the curve; their mean is the metric."""
-        made: Callable[..., curves.Curve] = getattr(curves, name)
-        return made(case.view, case.maps, case.setting.fill, _steps(case, steps), run=case.setting.run).scores
+        """The scores along the curve, in equal portions of the places; their mean is the metric."""
+        if steps < 1:
+            raise OptionError(f"steps is {steps}; a curve needs at least one")
+        total = sum(m[0].numel() for m in case.maps)
+        portions = [round(total * k / min(steps, total)) for k in range(min(steps, total) + 1)]
+        counts = portions[:-1] if inserted else portions[1:]
+        chosen = ranked(case.view.features, case.ordered, counts)
+        return curves.curve(case.view, chosen, case.setting.fill, inserted, case.setting.run).scores
 
     return of
 
 
 # Of these the whole curve is kept, `(B, steps + 1)`; the number is its mean.
-CURVES: Mapping[str, Callable[..., Tensor]] = {"deletion": _curve("deletion"), "insertion": _curve("insertion")}
+CURVES: Mapping[str, Callable[..., Tensor]] = {"deletion": _curve(inserted=False), "insertion": _curve(inserted=True)}
 
 
 def _mean_of(name: str) -> Callable[..., Tensor]:
@@ -95,13 +97,13 @@ def _mean_of(name: str) -> Callable[..., Tensor]:
 
 def _removing(metric: Callable[..., Tensor], shares: Sequence[float]) -> Callable[..., Tensor]:
     def of(case: Case, *, shares: Sequence[float] = shares) -> Tensor:
-        return metric(case.view, case.maps, case.setting.fill, shares, case.setting.run)
+        return metric(case.view, case.ordered, case.setting.fill, shares, case.setting.run)
 
     return of
 
 
 def _road(case: Case, *, shares: Sequence[float] = curves.ROAD_SHARES, noise: float = 0.01) -> Tensor:
-    return road(case.view, case.maps, shares, noise, case.setting.seed, case.setting.run)
+    return road(case.view, case.ordered, shares, noise, case.setting.seed, case.setting.run)
 
 
 def _faithfulness(case: Case, *, size: int | float = 0.1, samples: int = 100) -> Tensor:
@@ -116,7 +118,7 @@ def _sensitivity_n(case: Case, *, sizes: Sequence[int | float] = erasure.SIZES, 
 
 def _infidelity(case: Case, *, size: int | float = 0.1, samples: int = 100, scaled: bool = True) -> Tensor:
     steps = random_subsets(case.maps, size, samples, case.setting.seed)
-    return infidelity(case.view, case.maps, steps, case.setting.fill, scaled, case.setting.run)
+    return infidelity(case.view, case.maps, steps, case.setting.fill, scaled, case.setting.run, once=True)
 
 
 def _monotonicity(case: Case, *, steps: int = 50) -> Tensor:
@@ -157,7 +159,7 @@ def _random_logit(case: Case, *, by: str = "rank_correlation", magnitude: bool =
     own, classes = targets_of(case.view.pick, "random_logit", case.view.features[0].device), case.setting.classes
     if not classes or own is None or isinstance(own, tuple | list):
         raise OptionError("random_logit explains another class; the model has no classes, or the target is not one")
-    every = torch.as_tensor(own).expand(case.view.size)
+    every = torch.as_tensor(own).expand(case.view.size) % classes
     return random_logit(case.of_targets, every, classes, by, magnitude, case.setting.seed)
 
 
@@ -235,11 +237,18 @@ def measured_by(metrics: Any) -> dict[str, tuple[Metric, dict[str, Any]]]:
     Raises:
         OptionError: none, an unknown name, or an option that the metric does not have.
     """
-    asked = dict(metrics) if isinstance(metrics, Mapping) else {name: {} for name in ([metrics] if isinstance(metrics, str) else metrics)}
+    if not isinstance(metrics, str | Mapping | Iterable):
+        raise OptionError(f"metrics is {metrics!r}; give a list of names, or a mapping of names to options")
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise OptionError(f"{strange[0]!r} is no name of a metric; for options give a mapping of names to options")
+    asked = dict(metrics) if isinstance(metrics, Mapping) else {name: {} for name in names}
     if not asked:
         raise OptionError("metrics is empty; give at least one name")
     found = {}
     for name, options in asked.items():
+        if not isinstance(options, Mapping):
+            raise OptionError(f"the options of {name!r} are {options!r}; give a mapping, such as {{}}")
         if name not in METRICS:
             raise OptionError(f"there is no metric {name!r}; choose among {', '.join(METRICS)}")
         known = [p.name for p in inspect.signature(METRICS[name].of).parameters.values() if p.kind is p.KEYWORD_ONLY]

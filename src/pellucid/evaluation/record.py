@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FileError, OptionError
-from ..explanation import Cost
-from .metrics import METRICS
+from ..explanation import Check, Cost
+from .metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,8 @@ class Evaluation:
         curves: of deletion and insertion `(B, steps + 1)` for each (method, metric): the scores on the way.
         failures: for each (method, metric) that could not be had, or (method, ""), why not.
         health: for each method the names of the checks that it failed.
-        cost: of everything; removed, of which the scores of removed places, each once for all methods and metrics.
+        checks: what was noticed about the scores of removed places.
+        cost: of everything; removed, of which the scores of removed places, each set once for all methods and metrics.
         seed: of everything random.
         target: what was explained, in words.
     """
@@ -49,6 +50,7 @@ class Evaluation:
     curves: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
     failures: Mapping[tuple[str, str], str] = field(default_factory=dict)
     health: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
     cost: Cost = field(default_factory=Cost)
     removed: Cost = field(default_factory=Cost)
     seed: int = 0
@@ -59,12 +61,16 @@ class Evaluation:
         return len(self.scores[self.methods[0], self.metrics[0]])
 
     def mean(self, method: str, metric: str) -> float:
-        """Over the examples that have a finite number; NaN where none has."""
+        """Over the examples that have a number, infinite ones too; NaN where none has."""
         known = self._known(method, metric)
         return float(known.mean()) if len(known) else math.nan
 
+    def numbers(self, method: str, metric: str) -> int:
+        """How many examples have a number."""
+        return len(self._known(method, metric))
+
     def interval(self, method: str, metric: str, level: float = 0.95) -> tuple[float, float]:
-        """Of the mean, by resampling the examples (Efron 1979, percentile bootstrap); NaN of fewer than two examples.
+        """Of the mean, by resampling the examples (Efron 1979, percentile bootstrap); NaN of fewer than two, or infinite ones.
 
         Raises:
             OptionError: a level that is not between 0 and 1.
@@ -80,22 +86,23 @@ class Evaluation:
         >>> found.ranks("deletion")
         {'a': 2, 'b': 1}
         """
-        better = METRICS[metric].better
+        better = self._metric(metric).better
         means = {method: self.mean(method, metric) * (1 if better == "low" else -1) for method in self.methods}
         known = {method: mean for method, mean in means.items() if better and not math.isnan(mean)}
-        return {method: 1 + sum(other < mean for other in known.values()) for method, mean in known.items()}
+        return {method: 1 + sum(_less(other, mean) for other in known.values()) for method, mean in known.items()}
 
     def against(self, metric: str, control: str = "random") -> dict[str, float]:
-        """The probability that a method is no better than a control, by the signed ranks of the examples' differences.
+        """How likely such differences from a control would be if a method were no better: the p-value of a signed-rank test.
 
         Source: Wilcoxon 1945, one-sided, pairs by example. NaN where fewer than two examples differ.
 
         Raises:
             OptionError: a control that was not evaluated, or a metric of which neither more nor less is better.
         """
-        if control not in self.methods or not METRICS[metric].better:
+        better = self._metric(metric).better
+        if control not in self.methods or not better:
             raise OptionError(f"{control!r} was not evaluated, or neither more nor less of {metric} is better; there is nothing to test")
-        sign = 1 if METRICS[metric].better == "high" else -1
+        sign = 1 if better == "high" else -1
         rest = [method for method in self.methods if method not in self.controls]
         return {m: _no_better(sign * (self.scores[m, metric] - self.scores[control, metric])) for m in rest}
 
@@ -141,7 +148,7 @@ class Evaluation:
         return pictures[what](self, **options)
 
     def save(self, path: str | Path) -> Path:
-        """Write everything as JSON.
+        """Write everything as JSON; what is not finite as null, or "infinite".
 
         Raises:
             FileError: the file cannot be written.
@@ -154,21 +161,31 @@ class Evaluation:
             "target": self.target,
             "seed": self.seed,
             "scores": {m: {k: _plain(self.scores[m, k]) for k in self.metrics} for m in self.methods},
+            "curves": [[*where, [_plain(row) for row in rows]] for where, rows in self.curves.items()],
             "failures": [[*where, why] for where, why in self.failures.items()],
-            "table": self.table(),
+            "health": self.health,
+            "checks": [asdict(check) | {"value": None} for check in self.checks],
+            "cost": asdict(self.cost),
+            "removed": asdict(self.removed),
+            "table": [{name: _number(value) for name, value in row.items()} for row in self.table()],
         }
         try:
-            Path(path).write_text(json.dumps(words, indent=1, default=str).replace("NaN", "null"), encoding="utf-8")
+            Path(path).write_text(json.dumps(words, indent=1, allow_nan=False), encoding="utf-8")
         except OSError as error:
             raise FileError(f"cannot write the evaluation to {str(path)!r}: {error}; name a file in a folder that exists") from error
         return Path(path)
+
+    def _metric(self, name: str) -> Metric:
+        if name not in self.metrics:
+            raise OptionError(f"{name!r} was not evaluated; the metrics are {', '.join(self.metrics)}")
+        return METRICS[name]
 
     def _known(self, method: str, metric: str) -> Tensor:
         try:
             values = self.scores[method, metric].double()
         except KeyError:
             raise OptionError(f"{method!r} by {metric!r} was not evaluated; methods {self.methods}, metrics {self.metrics}") from None
-        return values[values.isfinite()]
+        return values[~values.isnan()]
 
     def __repr__(self) -> str:
         return f"Evaluation({len(self.methods)} methods x {len(self.metrics)} metrics, {len(self)} examples)"
@@ -184,12 +201,24 @@ class Evaluation:
         return html(self)
 
 
-def _plain(values: Tensor) -> list[float | None]:
-    return [float(v) if math.isfinite(v) else None for v in values.tolist()]
+def _plain(values: Tensor) -> list[Any]:
+    return [_number(value) for value in values.tolist()]
+
+
+def _number(value: Any) -> Any:
+    """As JSON has it."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else "infinite"
+
+
+def _less(one: float, other: float) -> bool:
+    """By more than rounding."""
+    return one < other and not math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _interval(values: Tensor, level: float) -> tuple[float, float]:
-    if len(values) < 2:
+    if len(values) < 2 or not bool(values.isfinite().all()):
         return math.nan, math.nan
     source = torch.Generator().manual_seed(0)
     means = values.cpu()[torch.randint(len(values), (RESAMPLES, len(values)), generator=source)].mean(1)

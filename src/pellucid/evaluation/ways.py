@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +15,17 @@ from ..batch import Run
 from ..errors import InputError, OptionError
 from ..explanation import Found
 from ..inputs import as_tensors
-from ..methods import ATTENTIONS, MAPS, Asked, find
+from ..methods import ATTENTIONS, DISTRIBUTIONS, MAPS, Asked, find
+from ..model import undisturbed
 from ..seeds import generator
 from ..target import PerExample, Pick, Same
 from ..view import InputView
 
 __all__ = ["CONTROLS", "Way", "named", "targets_of", "ways_of"]
 
+
+# Options with an entry for each example, or one for all.
+MASKS = ("feature_mask", "unions")
 
 Attributing = Callable[[InputView, Run], Found]
 
@@ -35,7 +40,7 @@ class Way:
     control: bool = False
 
 
-def ways_of(methods: Any, controls: Sequence[str], baselines: Any, seed: int, roots: tuple[nn.Module, ...] = ()) -> list[Way]:
+def ways_of(methods: Any, controls: Any, baselines: Any, seed: int, view: InputView) -> list[Way]:
     """The methods asked for, and the controls beside them.
 
     Args:
@@ -46,9 +51,10 @@ def ways_of(methods: Any, controls: Sequence[str], baselines: Any, seed: int, ro
         OptionError: no methods, unknown names or options, or two of one name.
     """
     given = _given(methods)
-    if not given and not controls:
+    if not given:
         raise OptionError("methods is empty; give at least one name")
-    found = [_way(name, asked, baselines, seed, roots) for name, asked in given]
+    controls = [controls] if isinstance(controls, str) else controls
+    found = [_way(name, asked, baselines, seed, view) for name, asked in given]
     for name in controls:
         if name not in CONTROLS:
             raise OptionError(f"there is no control {name!r}; choose among {', '.join(CONTROLS)}")
@@ -62,30 +68,32 @@ def ways_of(methods: Any, controls: Sequence[str], baselines: Any, seed: int, ro
 def _given(methods: Any) -> list[tuple[str, Any]]:
     if isinstance(methods, str) or callable(methods):
         methods = [methods]
+    if not isinstance(methods, Mapping | Iterable):
+        raise OptionError(f"methods is {methods!r}; give a list of names, or a mapping")
     if isinstance(methods, Mapping):
         return [(str(name), asked) for name, asked in methods.items()]
     return [(str(getattr(each, "__name__", "own method")) if callable(each) else str(each), each) for each in methods]
 
 
-def _way(name: str, asked: Any, baselines: Any, seed: int, roots: tuple[nn.Module, ...]) -> Way:
+def _way(name: str, asked: Any, baselines: Any, seed: int, view: InputView) -> Way:
     if callable(asked):
         return Way(name, _own(name, asked))
+    if not isinstance(asked, str | Mapping) and not (isinstance(asked, tuple) and len(asked) == 2 and isinstance(asked[1], Mapping)):
+        raise OptionError(f"the method {name!r} is given as {asked!r}; give a name, (name, options), options, or a function")
     if isinstance(asked, str):
-        return Way(name, *named(asked, {}, baselines, seed, roots))
+        return Way(name, *named(asked, {}, baselines, seed, view))
     method, options = (name, asked) if isinstance(asked, Mapping) else asked
-    return Way(name, *named(method, options, baselines, seed, roots))
+    return Way(name, *named(method, options, baselines, seed, view))
 
 
-def named(
-    method: str, options: Mapping[str, Any], baselines: Any, seed: int, roots: tuple[nn.Module, ...] = ()
-) -> tuple[Attributing, Mapping[str, Any]]:
+def named(method: str, options: Mapping[str, Any], baselines: Any, seed: int, view: InputView) -> tuple[Attributing, Mapping[str, Any]]:
     """A method of the library, and its options.
 
     Raises:
         OptionError: an unknown method or option; a class activation map without its layer; an attention map.
     """
     own = dict(options)
-    layer, baselines = _by_name(own.pop("layer", None), roots), own.pop("baselines", baselines)
+    layer, baselines = _by_name(own.pop("layer", None), view.roots), own.pop("baselines", baselines)
     key, function = find(method, own)
     if key in ATTENTIONS:
         raise OptionError(f"{key} is of tokens inside the model, not of the inputs that metrics remove; evaluate a method of the inputs")
@@ -97,8 +105,12 @@ def named(
         )
         raise OptionError(words)
 
+    size = view.size
+
     def of(view: InputView, run: Run) -> Found:
-        return function(Asked(view, _grown(baselines, view), seed, run, layer), **own)
+        given = baselines if key in DISTRIBUTIONS else _grown(baselines, view, size)
+        masks = {name: _grown(own[name], view, size) for name in MASKS if name in own}
+        return function(Asked(view, given, seed, run, layer), **(own | masks))
 
     return of, dict(options)
 
@@ -108,32 +120,54 @@ def _by_name(layer: Any, roots: tuple[nn.Module, ...]) -> Any:
     return next((name for root in roots for name, found in root.named_modules() if found is layer and name), layer)
 
 
-def _grown(baselines: Any, view: InputView) -> Any:
-    """Baselines of each example, as often as the view has copies of the batch."""
-    if isinstance(baselines, tuple | list):
-        return tuple(_grown(each, view) for each in baselines)
-    if isinstance(baselines, Tensor) and baselines.dim() == view.features[0].dim() and len(baselines) not in (1, view.size):
-        copies, rest = divmod(view.size, len(baselines))
-        return baselines.repeat(copies, *(1,) * (baselines.dim() - 1)) if not rest else baselines
-    return baselines
+def _grown(value: Any, view: InputView, size: int) -> Any:
+    """Baselines or masks of each example, as often as the view has copies of the batch; `(R, B, ...)` where there are several."""
+    given = value if isinstance(value, tuple | list) else (value,)
+    if view.size == size or len(given) != len(view.features):
+        return value
+    found = tuple(_tiled(v, f.dim(), view.size // size, size) for v, f in zip(given, view.features, strict=True))
+    return found if isinstance(value, tuple | list) else found[0]
+
+
+def _tiled(value: Any, dims: int, copies: int, size: int) -> Any:
+    if not isinstance(value, Tensor) or not dims <= value.dim() <= dims + 1:
+        return value
+    lead = value.dim() - dims
+    return value.repeat(*(1,) * lead, copies, *(1,) * (dims - 1)) if value.shape[lead] == size > 1 else value
 
 
 def _own(name: str, function: Callable[..., Any]) -> Attributing:
     _check_takes_three(name, function)
 
     def of(view: InputView, run: Run) -> Found:
-        inputs = view.features if len(view.features) > 1 else view.features[0]
-        found = as_tensors(
-            function(view.call.model, inputs, targets_of(view.pick, name, view.features[0].device)), f"what {name!r} returns"
-        )
+        copies = tuple(f.clone() for f in view.features)  # a function of others may work in place
+        target = targets_of(view.pick, name, copies[0].device)
+        run.count(copies)
+        with undisturbed(view.roots), _gradients_kept(view.roots):
+            said = function(_model_of(view), copies if len(copies) > 1 else copies[0], target)
+        found = as_tensors(said, f"what {name!r} returns")
         if len(found) != len(view.features) or any(len(v) != view.size for v in found):
-            shapes = [tuple(v.shape) for v in found]
-            raise InputError(
-                f"{name!r} returned the shapes {shapes} for inputs of {[tuple(f.shape) for f in view.features]}; one each is needed"
-            )
-        return Found(tuple(v.detach()[None] for v in found), torch.zeros(1, view.size, dtype=torch.float64))
+            shapes, needed = ([tuple(v.shape) for v in tensors] for tensors in (found, view.features))
+            raise InputError(f"{name!r} returned the shapes {shapes} for inputs of {needed}; one each is needed")
+        return Found(tuple(v.detach().clone()[None] for v in found), torch.zeros(1, view.size, dtype=torch.float64))
 
     return of
+
+
+def _model_of(view: InputView) -> Callable[..., Any]:
+    """The model, with the arguments that go along."""
+    return (lambda *points: view.call(points)) if view.call.arguments or view.call.keywords else view.call.model
+
+
+@contextmanager
+def _gradients_kept(roots: tuple[nn.Module, ...]) -> Iterator[None]:
+    """What a function of others leaves in `.grad` of the parameters goes again."""
+    before = [(p, p.grad) for root in roots for p in root.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
 
 
 def _check_takes_three(name: str, function: Callable[..., Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..batch import Run
 from ..explanation import Check
+from ..perturb.evaluate import floating
 from ..view import View
 from .imputation import NoisyLinear
 from .removal import Fill, removal_of
@@ -121,7 +122,7 @@ def curve(view: View, steps: Steps, fill: Fill, inserted: bool = False, run: Run
     """
     removal = removal_of(view, fill, run, "curve")
     here, found = removal.scores(steps, inserted)
-    return Curve(torch.cat([found, here] if inserted else [here, found], 1), removal.checks)
+    return Curve(floating(torch.cat([found, here] if inserted else [here, found], 1)), removal.checks)
 
 
 def area_between(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ def faithfulness_correlation(
     tensor([1.], dtype=torch.float64)
     """
     values = places_of(view.features, attribution, "attribution")
-    found = responses(view, values, random_subsets(values, size, samples, seed), fill, run)
+    found = responses(view, values, random_subsets(values, size, samples, seed), fill, run, once=True)
     return pearson(found.differences.double(), found.products)
 
 
@@ -138,7 +139,7 @@ def random_subsets(places: Tensors, size: int | float = 0.1, samples: int = 100,
     [2, 2, 2]
     """
     total = sum(p[0].numel() for p in places)
-    count = size if isinstance(size, int) else max(1, round(size * total))
+    count = int(size) if isinstance(size, Integral) else max(1, round(size * total)) if size > 0 else 0
     if not 1 <= count <= total or samples < 2:
         raise OptionError(
             f"size={size} of {total} places, {samples} samples; give 1 to {total} places (or a share), and at least 2 samples"

@@ -50,6 +50,7 @@ def infidelity(
     fill: Fill,
     scaled: bool = True,
     run: Run | None = None,
+    once: bool = False,
 ) -> Tensor:
     """`(B,)`: the mean over the steps of (f(x) - f(x') - b * s)^2.
 
@@ -66,6 +67,7 @@ def infidelity(
         fill: what replaces; one reference.
         scaled: times the best b.
         run: the limits of memory, and what it costs.
+        once: a map without channels counts once for each place that changed.
 
     Raises:
         InputError: attributions or fill that do not fit, or several references.
@@ -76,10 +78,12 @@ def infidelity(
     >>> infidelity(view, weights[None], masks(view.features, torch.eye(3).bool()), 0.0)
     tensor([0.])
     """
-    return responses(view, attribution, steps, fill, run).infidelity(scaled)
+    return responses(view, attribution, steps, fill, run, once).infidelity(scaled)
 
 
-def responses(view: View, attribution: Tensor | Sequence[Tensor], steps: Steps, fill: Fill, run: Run | None = None) -> Responses:
+def responses(
+    view: View, attribution: Tensor | Sequence[Tensor], steps: Steps, fill: Fill, run: Run | None = None, once: bool = False
+) -> Responses:
     """What `infidelity` is calculated from; arguments and errors are the same."""
     values = places_of(view.features, attribution, "attribution")
     removal = removal_of(view, fill, run, "infidelity")
@@ -88,11 +92,18 @@ def responses(view: View, attribution: Tensor | Sequence[Tensor], steps: Steps, 
         raise InputError(
             f"the fill has {removal.scorer.several} references or depends on what is removed; what changes is not the same: give one"
         )
-    weights = tuple(torch.where(x != b, e.double(), 0.0) for x, b, e in zip(view.features, base, values, strict=True))
+    changed = (_at_places(x != b, e) if once else x != b for x, b, e in zip(view.features, base, values, strict=True))
+    weights = tuple(torch.where(c, e.double(), 0.0) for c, e in zip(changed, values, strict=True))
     here, found = removal.scores(steps)
     pooled = _pooled(steps, weights)
     products = torch.stack([_product(steps, number, pooled) for number in range(steps.count)], 1)
     return Responses(here - found, products.to(here.device), removal.checks)
+
+
+def _at_places(changed: Tensor, like: Tensor) -> Tensor:
+    """Whether anything of a place changed."""
+    shared = [dim for dim, (n, m) in enumerate(zip(like.shape, changed.shape, strict=True)) if n < m]
+    return changed.amax(shared, keepdim=True) if shared else changed
 
 
 def _product(steps: Steps, number: int, weights: Tensors) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ..batch import Run
 from ..errors import OptionError
+from ..perturb.evaluate import floating
 from ..view import View
 from .agreement import pearson, ranks
 from .curves import curve
@@ -33,7 +35,7 @@ def monotonicity(view: View, attribution: Tensor | Sequence[Tensor], fill: Fill 
     Raises:
         InputError: attributions or fill that do not fit. OptionError: no steps.
 
-    >>> import torch; from pellucid import at_input
+    >>> from pellucid import at_input
     >>> view = at_input(lambda x: x.sum(1), torch.tensor([[1.0, 2.0, -3.0, 4.0]]))
     >>> monotonicity(view, view.features[0])
     tensor([0.7500])
@@ -44,7 +46,9 @@ def monotonicity(view: View, attribution: Tensor | Sequence[Tensor], fill: Fill 
     total = sum(s[0].numel() for s in sizes)
     counts = sorted({round(total * k / min(steps, total)) for k in range(min(steps, total))})
     scores = curve(view, ranked(view.features, sizes, counts, "least"), fill, inserted=True, run=run).scores
-    return (scores[:, 1:] >= scores[:, :-1]).double().mean(1).to(scores)
+    scores = floating(scores)
+    rounding = 16 * torch.finfo(scores.dtype).eps * scores.abs().amax(1, keepdim=True)
+    return (scores[:, 1:] >= scores[:, :-1] - rounding).double().mean(1).to(scores)
 
 
 def monotonicity_correlation(
@@ -69,11 +73,11 @@ def monotonicity_correlation(
     Raises:
         InputError: attributions or fill that do not fit. OptionError: a size out of range, or fewer than two samples.
 
-    >>> import torch; from pellucid import at_input
+    >>> from pellucid import at_input
     >>> view = at_input(lambda x: x @ torch.tensor([1.0, -2.0, 3.0]), torch.ones(1, 3))
     >>> monotonicity_correlation(view, torch.tensor([[0.1, -0.2, 0.9]]), samples=30, seed=0).round()
     tensor([1.], dtype=torch.float64)
     """
     sizes = tuple(p.abs() for p in places_of(view.features, attribution, "attribution"))
-    found = responses(view, sizes, random_subsets(sizes, size, samples, seed), fill, run)
+    found = responses(view, sizes, random_subsets(sizes, size, samples, seed), fill, run, once=True)
     return pearson(ranks(found.differences.double().abs()), ranks(found.products))

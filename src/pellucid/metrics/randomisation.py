@@ -118,8 +118,8 @@ def cascade(
         for block, found in _renewed(net, blocks, cascading, number, explained):
             rows.append(_similar(own, found, by, magnitude, f"with {block.name!r} drawn anew"))
             moved = moved or any(not torch.equal(a, b) for a, b in zip(own, found, strict=True))
-    if not (ran or moved):
-        warn("another-model", "explained() never ran the model that it was given, and its answers never changed; explain its argument")
+    if not moved and not any(module in ran for block in blocks for module in block.modules):
+        warn("another-model", "explained() never ran the layers that were drawn anew, and its answers never changed; explain its argument")
     return Cascade(tuple(block.name for block in blocks), torch.stack(rows), order, by, magnitude, number)
 
 

@@ -79,8 +79,20 @@ class Removal:
         if not steps.count:
             here = self.scorer.run.here(self.scorer.view).T
             return here, here[:, :0]
-        remembers = self.known is not None and self.scorer.several == 1
-        return self._recalled(steps, inserted) if remembers else self._all(steps, inserted)
+        if self.known is None or self.scorer.several > 1 or not self._settled(steps.count).view.at_once:
+            return self._all(steps, inserted)
+        return self._recalled(steps, inserted)
+
+    def _settled(self, count: int) -> Ends:
+        """How examples share calls. Where they must not, sets of places cannot be gathered from here and there."""
+        scorer = self.scorer
+        if scorer.ends is None:
+            ends = scorer.run.settle(scorer.view, tuple(r[0] for r in scorer.references), count)
+            self._check(ends.here)
+            scorer.ends = ends
+            if self.known is not None and ends.view.at_once:
+                self.known.update(self._at_ends(ends))
+        return scorer.ends
 
     def _all(self, steps: Steps, inserted: bool) -> tuple[Tensor, Tensor]:
         """In one go, steps of whole batches."""
@@ -111,11 +123,7 @@ class Removal:
         """Only what is not known yet is scored, each set of places of an example once."""
         scorer, known = self.scorer, self.known
         assert known is not None
-        if scorer.ends is None:
-            scorer.ends = scorer.run.settle(scorer.view, tuple(r[0] for r in scorer.references), steps.count)
-            self._check(scorer.ends.here)
-            known.update(self._at_ends(scorer.ends))
-        here = scorer.ends.here.T
+        here = self._settled(steps.count).here.T
         rows = [list(self._sets(steps, inserted, example)) for example in range(scorer.view.size)]
         new = {(each.example, each.key): each for row in rows for each in row if (each.example, each.key) not in known}
         waiting = iter(new.values())
@@ -180,9 +188,9 @@ class Shared(Run):
     removals: list[tuple[View, Fill, Removal]] = field(default_factory=list)
 
     def removal(self, view: View, fill: Fill, label: str) -> Removal:
-        """The one for this view and this fill, the very objects."""
+        """The one for this view and this fill, the very objects, or equal imputations."""
         for known_view, known_fill, removal in self.removals:
-            if known_view is view and known_fill is fill:
+            if known_view is view and (known_fill is fill or (isinstance(fill, Imputation) and known_fill == fill)):
                 return removal
         removal = _removal(view, fill, self, label)
         removal.known = {}

@@ -110,7 +110,10 @@ def kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 def spare(model: nn.Module) -> Iterator[nn.Module]:
     """A copy of the model; where it cannot be copied the model itself, which is put back after the block."""
     try:
-        copied = copy.deepcopy(model)
+        with torch.inference_mode(False):
+            copied = copy.deepcopy(model)
+        if not all(p.is_leaf for p in copied.parameters()):  # copies of scripted modules are no parameters
+            raise RuntimeError("the copy's parameters are not its own")
     except Exception:  # tensors in the middle of a graph, locks, handles, too little memory
         with kept([*model.modules()]):
             yield model

@@ -15,9 +15,9 @@ from matplotlib.patches import Rectangle
 
 from ..errors import OptionError
 from .colour import LINES, ink_on
-from .fitting import inches, legible
+from .fitting import cut, inches, legible
 from .frame import sheet
-from .numbers import count, number
+from .numbers import count, literal, number
 from .style import CARD
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_curves", "draw_ranks", "html", "markdown", "terminal"]
 
+LONGEST = 2.2  # inches of a name
 ARROWS = {"high": "↑", "low": "↓", "": ""}
 CELL, ROW, HEAD = 0.92, 0.34, 1.25
 LEGEND = "mean ± half its 95 % interval; ↑ more is better, ↓ less is better; darker is a better rank"
@@ -50,7 +51,7 @@ def draw_ranks(evaluation: Evaluation) -> Figure:
         axes.text(-0.08, row + 0.5, label, ha="right", va="center", fontsize=8.5)
         _cells(axes, evaluation, name, row)
     for column, method in enumerate(evaluation.methods):
-        marked = method + (" ⚠" if evaluation.health.get(method) else "")
+        marked = literal(cut(method, LONGEST)) + (" ⚠" if evaluation.health.get(method) else "")
         style: dict[str, Any] = {"style": "italic", "color": "#5a5a5a"} if method in evaluation.controls else {}
         axes.text(_at(evaluation, column) + 0.42, -0.12, marked, rotation=40, ha="left", va="bottom", fontsize=8.5, **style)
     return legible(page.figure)
@@ -75,6 +76,10 @@ def _words(evaluation: Evaluation) -> Iterator[str]:
 def _notes(evaluation: Evaluation) -> Iterator[str]:
     if failed := {method: names for method, names in evaluation.health.items() if names}:
         yield "failed health checks: " + "; ".join(f"{method}: {', '.join(names)}" for method, names in failed.items())
+    yield from (check.message for check in evaluation.checks)
+    lost = {(m, k): len(evaluation) - evaluation.numbers(m, k) for m in evaluation.methods for k in evaluation.metrics}
+    if some := [f"{m} by {k}: {n}" for (m, k), n in lost.items() if 0 < n < len(evaluation)]:
+        yield f"examples without a number, which means leave out: {'; '.join(some[:6])}{' and more' if len(some) > 6 else ''}"
     for (method, metric), why in [*evaluation.failures.items()][:4]:
         yield f"{method}{' by ' + metric if metric else ''}: {why}"[:220]
     if len(evaluation.failures) > 4:
@@ -86,7 +91,7 @@ def _cells(axes: Axes, evaluation: Evaluation, metric: str, row: int) -> None:
     worst = max(ranks.values(), default=1)
     for column, method in enumerate(evaluation.methods):
         left, mean = _at(evaluation, column), evaluation.mean(method, metric)
-        share = 0.0 if method not in ranks or worst == 1 else 1 - (ranks[method] - 1) / (worst - 1)
+        share = 1 - (ranks.get(method, 1) - 1) / max(1, worst - 1)
         colour = _shade(share) if method in ranks else "#f4f4f4"
         axes.add_patch(Rectangle((left + 0.02, row + 0.03), 0.96, 0.94, facecolor=colour, edgecolor="none"))
         ink = ink_on(colour)
@@ -116,21 +121,21 @@ def draw_curves(evaluation: Evaluation, *, width: float = 9.0) -> Figure:
     known = [m for m in evaluation.methods if m not in evaluation.controls]
     if len(known) > len(LINES):
         raise OptionError(f"{len(known)} methods have more lines than can be told apart; evaluate at most {len(LINES)} at a time")
-    beside = max(inches(m, 8.5) for m in evaluation.methods) + 0.75
+    beside = max(inches(cut(m, LONGEST), 8.5) for m in evaluation.methods) + 0.75
     each = (width - beside - 0.75 * len(names)) / len(names)
     words = [f"scores of {count(len(evaluation), 'example')} while places are removed or shown", "means with 95 % bands"]
     page = sheet(width, 3.4, words)
-    drawn = []
+    drawn: dict[str, Any] = {}
     for i, name in enumerate(names):
         axes = page.axes(0.65 + i * (each + 0.75), 0.3, each, 2.6)
-        drawn = [_line(axes, evaluation, method, name, known) for method in evaluation.methods if (method, name) in evaluation.curves]
+        drawn |= {m: _line(axes, evaluation, m, name, known) for m in evaluation.methods if (m, name) in evaluation.curves}
         better = {"deletion": "lower is better", "insertion": "higher is better"}[name]
         axes.set_title(f"{name}: {better}", fontsize=9.5, loc="left")
         axes.set(xlim=(0, 100), xlabel="most important places " + {"deletion": "removed", "insertion": "shown"}[name] + ", %")
         axes.tick_params(labelsize=8.5)
         axes.spines[["top", "right"]].set_visible(False)
     page.figure.axes[0].set_ylabel("score")
-    page.figure.legend(handles=drawn, loc="center right", fontsize=8.5, frameon=False)
+    page.figure.legend(handles=[*drawn.values()], loc="center right", fontsize=8.5, frameon=False)
     return legible(page.figure)
 
 
@@ -139,7 +144,8 @@ def _line(axes: Axes, evaluation: Evaluation, method: str, metric: str, known: S
     rows = rows[np.isfinite(rows).all(1)]
     across = np.linspace(0, 100, rows.shape[1])
     colour, dash = CONTROL.get(method, LINES[0]) if method in evaluation.controls else LINES[known.index(method)]
-    (line,) = axes.plot(across, rows.mean(0), color=colour, linestyle=dash, linewidth=1.6, label=method)
+    heights = rows.mean(0) if len(rows) else np.full(rows.shape[1], np.nan)
+    (line,) = axes.plot(across, heights, color=colour, linestyle=dash, linewidth=1.6, label=literal(cut(method, LONGEST)))
     if len(rows) > 1:
         drawn = np.random.default_rng(0).integers(len(rows), size=(500, len(rows)))
         low, high = np.quantile(rows[drawn].mean(1), [0.025, 0.975], axis=0)
@@ -154,7 +160,7 @@ def markdown(evaluation: Evaluation) -> str:
     for method in evaluation.methods:
         cells = [_cell(evaluation, method, metric) for metric in evaluation.metrics]
         shown = [f"**{cell}**" if method in best[metric] else cell for cell, metric in zip(cells, evaluation.metrics, strict=True)]
-        lines.append(f"| {method} | " + " | ".join(shown) + " |")
+        lines.append(f"| {method.replace('|', chr(92) + '|')} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
