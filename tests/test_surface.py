@@ -30,7 +30,7 @@ def test_public_names_exist_and_are_documented(name):
 def test_public_names_are_sorted_and_complete():
     assert len(set(pellucid.__all__)) == len(pellucid.__all__)
     errors = {name for name, value in vars(pellucid.errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
-    assert len(errors) == 10
+    assert len(errors) == 11
     assert errors <= set(pellucid.__all__)
     namespace = {}
     exec("from pellucid import *", namespace)
@@ -79,6 +79,7 @@ def test_every_error_has_the_common_root_and_a_builtin_one():
         "OutputError": TypeError,
         "OptionError": ValueError,
         "FileError": OSError,
+        "RemoteError": ConnectionError,
         "MissingExtra": ImportError,
     }
     for name, root in roots.items():

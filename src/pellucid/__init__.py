@@ -13,6 +13,7 @@ from .errors import (
     OutputError,
     PellucidError,
     PellucidWarning,
+    RemoteError,
     TargetError,
     UntrustedResult,
 )
@@ -20,6 +21,7 @@ from .evaluation import Evaluation, evaluate
 from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
+from .insights import Insights, insights
 from .methods import ATTENTIONS, MAPS, METHODS
 from .tables import Importance, explain_table, importance
 from .target import target
@@ -43,12 +45,14 @@ __all__ = [
     "Importance",
     "IncompleteAttribution",
     "InputError",
+    "Insights",
     "MissingExtra",
     "OptionError",
     "OutputError",
     "PellucidError",
     "PellucidWarning",
     "Provenance",
+    "RemoteError",
     "Sample",
     "TargetError",
     "Task",
@@ -62,6 +66,7 @@ __all__ = [
     "explain_each",
     "explain_table",
     "importance",
+    "insights",
     "of_neuron",
     "target",
     "why_wrong",

@@ -6,6 +6,7 @@
     ├── OutputError         a model that returns something that cannot be scored           (TypeError)
     ├── OptionError         an unknown method, or an option that a method does not have    (ValueError)
     ├── FileError           a file that cannot be read, or is not what it should be        (OSError)
+    ├── RemoteError         an endpoint that fails, refuses, or has been asked enough      (ConnectionError)
     ├── MissingExtra        a feature whose optional dependency is not installed           (ImportError)
     └── UntrustedResult     `strict=True` and a result that fails a health check
         └── IncompleteAttribution   attributions that do not add up to what they explain
@@ -20,6 +21,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "OutputError",
     "PellucidError",
     "PellucidWarning",
+    "RemoteError",
     "TargetError",
     "UntrustedResult",
     "need",
@@ -60,6 +63,19 @@ class OptionError(PellucidError, ValueError):
 
 class FileError(PellucidError, OSError):
     """A file is missing, unreadable, or not of the expected kind."""
+
+
+class RemoteError(PellucidError, ConnectionError):
+    """An endpoint cannot be reached, refuses, answers something else, or has been asked as often as it may be.
+
+    Attributes:
+        answers: what it had answered before, by the text that it was asked about.
+        status: the HTTP status that it refuses with, if it does.
+    """
+
+    def __init__(self, message: str, answers: Mapping[str, tuple[float, ...]] | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.answers, self.status = dict(answers or {}), status
 
 
 class MissingExtra(PellucidError, ImportError):

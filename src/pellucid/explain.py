@@ -18,41 +18,21 @@ from .inputs import Tensors, as_tensors, differentiable, draws, references
 from .inside import ANYTHING, Layer, lifted, of_neuron, placed
 from .memory import Peak
 from .methods import ATTENTIONS, DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
+from .model import modules_of
+from .output import scores_in
+from .question import Question
 from .target import PerExample, Pick, Several, resolve
 from .task import Kind
+from .text import STATED, Each, Reading, is_named, labels_of, read
 from .trust import health_of, provenance_of, refuse
 from .view import InputView, at_input
 
 __all__ = ["explain", "explain_each"]
 
 
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What `explain` was asked, but for the method's own options."""
-
-    model: Callable[..., Any]
-    inputs: Any
-    target: Any
-    method: str
-    baselines: Any = None
-    args: Any = ()
-    kwargs: Mapping[str, Any] | None = None
-    classes: Sequence[str] = ()
-    names: Sequence[str] = ()
-    layer: Layer | Sequence[Layer] | None = None
-    of_input: bool = False
-    neuron: Any = None
-    kind: Kind | None = None
-    picture: Any = None
-    seed: int | None = None
-    strict: bool = False
-    at_most: int | None = None
-    progress: bool | None = None
-
-
 def explain(
     model: Callable[..., Any],
-    inputs: Tensor | Sequence[Tensor],
+    inputs: Any,
     target: Any = None,
     method: str = "integrated_gradients",
     *,
@@ -70,22 +50,28 @@ def explain(
     strict: bool = False,
     at_most: int | None = None,
     progress: bool | None = None,
+    tokenizer: Any = None,
+    embeddings: str | Sequence[str] | None = None,
     **options: Any,
 ) -> Explanation:
     """Explain a batch of predictions, and check the explanation.
 
     Args:
         model: a module or any callable of tensors; afterwards it is as it was.
-        inputs: `(B, ...)`, or a tuple of such; what is attributed.
+        inputs: `(B, ...)`, or a tuple of such; what is attributed. Or inputs by name (a dictionary, what a tokenizer returned, a
+            dataclass), which the model gets as keywords, or texts: then real numbers are attributed as they are, token ids where
+            an embedding looks them up, or, by methods that replace features, themselves (`pellucid.text`).
         target: which output: int, tuple, tensor or list (one per example), class name, `"cat - dog"`, an expression
-            (`target("cat") - target("dog")`), a function of the output. None: the output if it is one number per
-            example, else the predicted class of each example, and `health` says so.
+            (`target("cat") - target("dog")`), a function of the output; `("start_logits", 3)` of an output with fields, `(3, "NOUN")`
+            or `"Paris"` of a model that says something of every token. None: the output if it is one number per example, else the
+            predicted class (or token, or answer) of each example, and `health` says so.
         method: a name in `pellucid.METHODS`, in `pellucid.MAPS` (class activation maps of a layer) or in `pellucid.ATTENTIONS`
             (attention maps of transformers); Captum's class names are understood too.
         baselines: what the inputs are compared with: None (zeros), a number, a tensor of the inputs' shape or of one
             example, a function of the input (`pellucid.perturb`: mean, blur, token), a tuple of these; for gradient_shap and
             deeplift_shap a distribution `(N, ...)` or a function that returns one; for perturbation methods also several
-            references (`marginal`, `others`), over which scores are meant.
+            references (`marginal`, `others`), over which scores are meant. Of token ids: "pad" (as None), "mask", a word, an id (int),
+            ids, a text, "zeros" or a float for vectors, "removed" for hidden tokens; special tokens stay as they are.
         args: what the model gets after the inputs, not attributed: a tuple, or a single argument.
         kwargs: what it gets by keyword.
         classes: names of the classes.
@@ -101,7 +87,10 @@ def explain(
         strict: raise where a health check fails, or where the target had to be guessed.
         at_most: examples per call of the model; None finds the number from the memory that an example takes.
         progress: a progress bar; None shows one when the work takes longer than two seconds.
-        options: the method's own.
+        tokenizer: a tokenizer or processor of transformers, which names tokens and reads texts.
+        embeddings: of inputs by name: "word" (the default), "all" (also of places and kinds of tokens), "sum" (what these add up
+            to), or names of entries or of embeddings.
+        options: the method's own. Of token ids, feature_mask may be "words".
 
     Raises:
         InputError: inputs, baselines or arguments that do not fit.
@@ -118,14 +107,14 @@ def explain(
     """
     question = Question(
         model, inputs, target, method, baselines, args, kwargs, tuple(classes), tuple(names), layer, of_input,
-        neuron, kind, picture, seed, strict, at_most, progress
+        neuron, kind, picture, seed, strict, at_most, progress, tokenizer, embeddings
     )  # fmt: skip
     return _answers(question, options)[0]
 
 
 def explain_each(
     model: Callable[..., Any],
-    inputs: Tensor | Sequence[Tensor],
+    inputs: Any,
     targets: Sequence[Any],
     method: str = "integrated_gradients",
     **options: Any,
@@ -141,30 +130,43 @@ def explain_each(
     """
     if not len(targets):
         raise OptionError("targets is empty; give at least one")
-    size = len(as_tensors(inputs)[0])
     options |= {name: tuple(options.get(name, ())) for name in ("classes", "names")}
-    picks = Several(tuple(resolve(target, size, options["classes"]) for target in targets))
+    picks: Any = Each(tuple(targets))
+    if not is_named(inputs, options.get("tokenizer"), options.get("embeddings")):
+        size, classes = len(as_tensors(inputs)[0]), options["classes"] or labels_of(modules_of(model))
+        picks = Several(tuple(resolve(target, size, classes) for target in targets))
     known = {field.name: options.pop(field.name) for field in fields(Question) if field.name in options}
     return _answers(Question(model, inputs, picks, method, **known), options)
 
 
 def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation]:
     """One explanation for each target of the question."""
-    name, method = find(question.method, options)
+    name, original, told = find(question.method, {})[0], question.model, _words(options)
     run, start = Run(question.at_most, question.progress), time.perf_counter()
-    view = at_input(question.model, question.inputs, question.target, question.args, question.kwargs, question.classes)
+    reading = None
+    if is_named(question.inputs, question.tokenizer, question.embeddings):
+        reading = read(question, name, dict(options), run)
+        question, options = reading.asked, reading.options
+    name, method = find(name, options)
+    classes = tuple(question.classes) or labels_of(modules_of(original))
+    view = reading.view if reading is not None else _view(question, classes)
     peak = Peak(view.features[0].device)
     if name not in WITHOUT_GRADIENT and name not in ATTENTIONS and (question.layer is None or question.neuron is not None):
         differentiable(view.features)
     witness = _Witness(view.call.model, view.features)
     view = replace(view, call=replace(view.call, model=witness))
-    guess = _guess(view, question, run)
+    guess = _guess(view, replace(question, classes=classes), run) if reading is None else _Guess(view.pick, reading.chosen)
+    guess = _Guess(ANYTHING, STATED) if question.neuron is not None else guess
     whole = replace(view, pick=guess.pick)
     view, baselines, where = _inside(whole, question, name, run)
     found = method(Asked(view, baselines, question.seed, run, question.layer, question.of_input), **options)
-    output = None if question.neuron is not None else run.output(whole) if witness.output is None else witness.output
-    _check_classes(output, question.classes)
-    predictions, confidences = _predicted(output)
+    if reading is None:
+        output = None if question.neuron is not None else scores_in(run.output(whole) if witness.output is None else witness.output)
+        _check_classes(output, question.classes)
+        question = replace(question, classes=classes if output is None or output.shape[-1:] == (len(classes),) else question.classes)
+        predictions, confidences = _predicted(output)
+    else:
+        found, (predictions, confidences) = reading.told(found, name), reading.predicted
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
     picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
     common = Explanation(
@@ -173,22 +175,27 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         scores=found.scores,
         method=name,
         target="",
-        options=_words(options) | where,
+        options=told | where,
         baselines=found.baselines,
         predictions=predictions,
         confidences=confidences,
         cost=cost,
-        provenance=provenance_of(question.model, view.roots, view.features, found.seed),
-        display=_display(question, view.features, found.pooling),
+        provenance=provenance_of(original, view.roots, view.features, found.seed),
+        display=_display(question, view.features, found.pooling, reading),
     )
-    explanations = [_of_target(common, view, found.of_target(i), pick, guess.check, run) for i, pick in enumerate(picks)]
+    checks = (*run.checks(), *(() if reading is None else reading.checks))
+    explanations = [_of_target(common, view, found.of_target(i), pick, guess.check, checks) for i, pick in enumerate(picks)]
     if question.strict:
         for explanation in explanations:
             refuse(explanation)
     return explanations
 
 
-def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, chosen: Check, run: Run) -> Explanation:
+def _view(question: Question, classes: Sequence[str]) -> InputView:
+    return at_input(question.model, question.inputs, question.target, question.args, question.kwargs, classes)
+
+
+def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, chosen: Check, checks: Sequence[Check]) -> Explanation:
     return replace(
         common,
         attributions=tuple(v[0] for v in found.values),
@@ -196,7 +203,7 @@ def _of_target(common: Explanation, view: InputView, found: Found, pick: Pick, c
         scores=found.scores[0],
         baseline_scores=None if found.baseline_scores is None else found.baseline_scores[0],
         target=str(pick),
-        health=(replace(chosen, message=chosen.message.format(pick)), *run.checks(), *health_of(view, found)),
+        health=(replace(chosen, message=chosen.message.format(pick)), *checks, *health_of(view, found)),
     )
 
 
@@ -230,13 +237,10 @@ class _Guess:
     check: Check
 
 
-STATED = Check("target", True, "explained: {}")
-
-
 def _guess(view: InputView, question: Question, run: Run) -> _Guess:
-    if question.neuron is not None:
-        return _Guess(ANYTHING, STATED)
-    return _guessed(run.output(view), view, question) if question.target is None else _Guess(view.pick, STATED)
+    if question.target is not None or question.neuron is not None:
+        return _Guess(view.pick, STATED)
+    return _guessed(scores_in(run.output(view)), view, question)
 
 
 def _inside(view: InputView, question: Question, method: str, run: Run) -> tuple[InputView, Any, dict[str, Any]]:
@@ -295,9 +299,11 @@ def _is_distribution(output: Tensor) -> bool:
     return bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-3)
 
 
-def _display(question: Question, features: Tensors, pooling: Pooling) -> Display:
+def _display(question: Question, features: Tensors, pooling: Pooling, reading: Reading | None) -> Display:
     picture = None if question.picture is None else np.asarray(question.picture)
     at_layer = question.layer is not None and question.neuron is None
+    if reading is not None:
+        return reading.display(features, pooling, at_layer, picture)
     kind = question.kind or ("image" if at_layer and features[0].dim() == 4 else _kind(features, question.names))
     return Display(kind, tuple(question.names), tuple(question.classes), picture, pooling)
 

@@ -131,13 +131,18 @@ class Display:
     """What a picture of the explanation needs to know about the data.
 
     Attributes:
-        kind: image, table, text, series, plain tensor; or examples, where training examples are what is attributed to.
-        names: columns of a table or tokens of a text.
+        kind: image, table, text, series, plain tensor; several of these; or examples, where training examples are what is
+            attributed to.
+        names: columns of a table, or tokens of a (the first) text.
         classes: the classes' names, in the order of the model's output.
         picture: `(H, W, 3)` or `(H, W)` uint8: the (first) example as a person sees it; images only.
         pooling: how the attributions of one pixel's channels or one token's embedding become one number: sum, norm, mean.
         cells: of a table, what stands in each example's columns, in words ("clerk", "41").
         gallery: of training examples, what those look like that matter most.
+        tokens: of texts, each example's own; None where it has none, and others in the batch are longer.
+        special: of texts, tokens that are no part of them.
+        answers: what the model said of each example in words, where that is not one of the classes.
+        title, parts: of several inputs, what each is called, and how it is drawn.
     """
 
     kind: Kind = "tensor"
@@ -147,15 +152,38 @@ class Display:
     pooling: Pooling = "sum"
     cells: tuple[tuple[str, ...], ...] = ()
     gallery: Gallery | None = None
+    tokens: tuple[tuple[str | None, ...], ...] = ()
+    special: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    title: str = ""
+    parts: tuple[Display, ...] = ()
+
+    def of_input(self, which: int) -> Display:
+        """How one of several inputs is drawn."""
+        return self.parts[which] if which < len(self.parts) else self
 
     @classmethod
-    def _from(cls, words: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Display:
-        """What was saved; earlier files have no cells and no gallery."""
-        picture = tensors["picture"].numpy() if "picture" in tensors else None
+    def _from(cls, words: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str = "") -> Display:
+        """What was saved; earlier files have no cells, no gallery, no tokens."""
+        picture = tensors[f"{place}picture"].numpy() if f"{place}picture" in tensors else None
         told = cls(words["kind"], tuple(words["names"]), tuple(words["classes"]), picture, words["pooling"])
         shown = {name.removeprefix("gallery."): tensor for name, tensor in tensors.items() if name.startswith("gallery.")}
-        gallery = None if words.get("gallery") is None else Gallery.of(words["gallery"], shown)
-        return replace(told, cells=tuple(map(tuple, words.get("cells", ()))), gallery=gallery)
+        return replace(
+            told,
+            cells=tuple(map(tuple, words.get("cells", ()))),
+            gallery=None if words.get("gallery") is None else Gallery.of(words["gallery"], shown),
+            tokens=tuple(map(tuple, words.get("tokens", ()))),
+            special=tuple(words.get("special", ())),
+            answers=tuple(words.get("answers", ())),
+            title=words.get("title", ""),
+            parts=tuple(cls._from(part, tensors, f"part.{i}.") for i, part in enumerate(words.get("parts", ()))),
+        )
+
+    def words(self) -> dict[str, Any]:
+        """All of it but the pictures, as it is saved."""
+        found = {name: getattr(self, name) for name in WORDS}
+        found["gallery"] = None if self.gallery is None else self.gallery.words()
+        return found | {"parts": [part.words() for part in self.parts]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,14 +297,13 @@ class Explanation:
             tensor = getattr(self, name)
             if tensor is not None:
                 yield name, tensor.detach().cpu().contiguous().clone()
-        if self.display.picture is not None:
-            yield "picture", torch.from_numpy(np.array(self.display.picture))
+        for place, display in (("", self.display), *((f"part.{i}.", part) for i, part in enumerate(self.display.parts))):
+            if display.picture is not None:
+                yield f"{place}picture", torch.from_numpy(np.array(display.picture))
         if self.display.gallery is not None:
             yield from ((f"gallery.{name}", picture) for name, picture in self.display.gallery.pictures().items())
 
     def _words(self) -> dict[str, Any]:
-        display = {name: getattr(self.display, name) for name in ("kind", "names", "classes", "pooling", "cells")}
-        display["gallery"] = None if self.display.gallery is None else self.display.gallery.words()
         provenance = asdict(replace(self.provenance, versions=dict(self.provenance.versions)))
         return {
             "format": FORMAT,
@@ -286,7 +313,7 @@ class Explanation:
             "health": [asdict(check) for check in self.health],
             "cost": asdict(self.cost),
             "provenance": provenance,
-            "display": display,
+            "display": self.display.words(),
         }
 
     @classmethod
@@ -312,5 +339,6 @@ class Explanation:
         )
 
 
+WORDS = ("kind", "names", "classes", "pooling", "cells", "tokens", "special", "answers", "title")
 GROUPS = ("attributions", "features", "baselines", "errors")
 SINGLES = ("scores", "baseline_scores", "predictions", "confidences")

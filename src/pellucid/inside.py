@@ -24,7 +24,7 @@ from .model import Foreign, layers_of, undisturbed
 from .target import Custom, Pick, resolve, tensor_of
 from .view import InputView, back
 
-__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "layer_named", "lifted", "look", "neuron_of", "of_neuron", "placed"]
+__all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "layer_named", "lifted", "look", "neuron_of", "of_neuron", "placed", "shifted"]
 
 # A module, its name, or either with the number of one of its calls: ("relu", 2).
 Layer = nn.Module | str | tuple[nn.Module | str, int]
@@ -281,13 +281,13 @@ def placed(view: InputView, place: Place, features: Tensors) -> InputView:
         view.call,
         model=_Replaced(view.call.model, place),
         arguments=(*view.features, *view.call.arguments),
-        per_example=_shifted(view),
+        per_example=shifted(view),
     )
     return replace(view, features=features, call=call, at_once=None)
 
 
-def _shifted(view: InputView) -> frozenset[int] | None:
-    """Which arguments grow with the batch, now that the inputs stand before them."""
+def shifted(view: InputView) -> frozenset[int] | None:
+    """Which arguments grow with the batch, where the inputs stand before them."""
     own, count = view.call.per_example, len(view.features)
     return None if own is None else frozenset(range(count)) | frozenset(i + count for i in own)
 

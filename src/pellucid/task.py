@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 __all__ = ["Kind", "Sample", "Task"]
 
-Kind = Literal["image", "table", "text", "series", "tensor", "examples"]
+Kind = Literal["image", "table", "text", "series", "tensor", "examples", "several"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class Sample:
         baselines: the reference the example is compared with, one entry per input; None means zeros.
         names: a name for each thing that gets a bar or a highlight: columns of a table, tokens of a text.
         picture: `(H, W, 3)` or `(H, W)` uint8: the image as a person sees it.
+        entries: the same by name, as the task's `whole` model takes it.
     """
 
     inputs: tuple[Tensor, ...]
@@ -32,6 +33,7 @@ class Sample:
     baselines: tuple[Tensor | float, ...] | None = None
     names: tuple[str, ...] = ()
     picture: NDArray[np.uint8] | None = None
+    entries: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,14 @@ class Task:
     """A model with its classes, and a function from a raw example (PIL image, row of numbers, str) to a `Sample`.
 
     `pellucid explain module:function` takes a function that returns a task, or a bare module for images and tables.
+
+    Attributes:
+        whole, tokenizer: the model as it takes entries by name, of which `model` is a function of tensors; and what names tokens.
     """
 
     model: nn.Module
     kind: Kind
     prepare: Callable[[Any], Sample]
     classes: tuple[str, ...] = ()
+    whole: nn.Module | None = None
+    tokenizer: Any = None

@@ -7,6 +7,7 @@ Layers as features and neurons as scores are further views; a method never knows
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,7 +166,9 @@ def back(scores: Tensor, leaves: Tensors, apart: bool = False) -> Tensors:
         try:
             # torch.func's vmap folds targets into the batch of every operation; `is_grads_batched` loops inside convolutions.
             each = torch.eye(len(totals), dtype=totals.dtype, device=totals.device)
-            together: Tensors = torch.func.vmap(lambda weights: _grad(totals, leaves, weights))(each)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="There is a performance drop")  # no worse than one target after another
+                together: Tensors = torch.func.vmap(lambda weights: _grad(totals, leaves, weights))(each)
             return together
         except RuntimeError:  # an operation of the model has no batched backward
             pass

@@ -207,7 +207,7 @@ class _Watch(TorchFunctionMode):
             with self:  # its operations are seen one by one
                 return FUSED[name](*args, **kwargs)
         found = func(*args, **kwargs)
-        if name == "softmax" and isinstance(found, Tensor) and found.dim() >= 3 and _over_last(found, args, kwargs):
+        if name == "softmax" and isinstance(found, Tensor) and found.dim() >= 3 and over_last(found, args, kwargs):
             found = found if found.requires_grad else found.requires_grad_()
             self._soft[id(found)] = found, found
         else:
@@ -266,7 +266,8 @@ def _before(other: Tensor, added: Tensor, found: Tensor) -> Tensor:
     return (found - added if found is other else other).detach()
 
 
-def _over_last(found: Tensor, args: Any, kwargs: Any) -> bool:
+def over_last(found: Tensor, args: Any, kwargs: Any) -> bool:
+    """Whether a softmax is over the last dimension."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
     return dim in (-1, found.dim() - 1)
 

@@ -1,4 +1,4 @@
-"""The command line: `pellucid demo`, `pellucid explain`, `pellucid methods`."""
+"""The command line: `pellucid demo`, `pellucid explain`, `pellucid insights`, `pellucid methods`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import PellucidError
 from .demo import demo
 from .explain import explain
+from .insights import insights
 from .methods import methods
 
 __all__ = ["app", "main"]
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(explain)
+app.command()(insights)
 app.command()(methods)
 
 

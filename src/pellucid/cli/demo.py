@@ -11,7 +11,7 @@ import typer
 from PIL.Image import Image
 from rich.console import Console
 from rich.markup import escape
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import zoo
 from ..errors import MissingExtra, OptionError
@@ -86,6 +86,8 @@ def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int |
         sample = task.prepare(raw)
     if not isinstance(sample, Sample):
         raise OptionError(f"the task's prepare returned {type(sample).__name__}; it must return a pellucid.Sample")
+    if sample.entries is not None and task.whole is not None:
+        return _of_entries(task.whole, task, sample, method, target, seed, options)
     at_layer = "layer" in options and "neuron" not in options and method not in MAPS
     if method == "feature_ablation" and task.kind in PIECES and not at_layer:
         options.setdefault("feature_mask", tuple(PIECES[task.kind](x) for x in sample.inputs))
@@ -105,8 +107,17 @@ def explained(task: Task, raw: Any, method: str, target: Any = None, seed: int |
         )
 
 
+def _of_entries(
+    whole: nn.Module, task: Task, sample: Sample, method: str, target: Any, seed: int | None, options: dict[str, Any]
+) -> Explanation:
+    """What a model says of its inputs by name."""
+    known = {"classes": task.classes, "tokenizer": task.tokenizer, "picture": sample.picture}
+    with blaming_the_model():
+        return explain(whole, sample.entries, target, method, seed=seed, **known, **options)
+
+
 def _given(raw: Any) -> str:
-    kinds = ((str, "a text"), (list, "a row of numbers"), (Image, "an image"))
+    kinds = ((str, "a text"), (list, "a row of numbers"), (Image, "an image"), (tuple, "a pair"))
     return next((words for kind, words in kinds if isinstance(raw, kind)), type(raw).__name__)
 
 

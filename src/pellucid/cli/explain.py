@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,18 +15,22 @@ from rich.markup import escape
 from ..errors import OptionError
 from ..methods import EVERY, find, kinds_of
 from ..show import Section
+from ..show.terminal import terminal
 from .demo import explained
 from .output import folder, summary, write
-from .source import kind_of, read, task_of
+from .source import given, task_of
 
 __all__ = ["explain"]
 
 
 def explain(
     model: Annotated[
-        str, typer.Argument(help="module:function that returns a torch module or a pellucid.Task, or a Hugging Face model folder.")
-    ],
-    file: Annotated[Path, typer.Argument(help="An image, a CSV or TSV table, or a text file.")],
+        str | None, typer.Argument(help="module:function that returns a torch module or a pellucid.Task, or a Hugging Face model folder.")
+    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="An image, a CSV or TSV table, or a text file.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text instead of a file; beside an image, the question about it.")] = None,
+    context: Annotated[str | None, typer.Option(help="The text that answers the question in --text.")] = None,
+    named: Annotated[str | None, typer.Option("--model", help="The model, instead of the first argument.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="A method (see `pellucid methods`); may be repeated.")] = None,
     target: Annotated[str | None, typer.Option(help="Class name or number, or a difference: 'cat - dog'. Default: the prediction.")] = None,
     option: Annotated[
@@ -33,6 +38,9 @@ def explain(
     ] = None,
     classes: Annotated[str | None, typer.Option(help="The classes' names, separated by commas.")] = None,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize an image to.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Of a model that says something of every token: which one, its number or the token itself.")
+    ] = None,
     layer: Annotated[
         str | None, typer.Option(help="Explain what a layer holds instead of the inputs: its name; needed by class activation maps.")
     ] = None,
@@ -50,20 +58,35 @@ def explain(
     methods = list(dict.fromkeys(find(name, {})[0] for name in method or ["saliency", "integrated_gradients", "feature_ablation"]))
     options = _options(option or [], methods)
     place = _place(layer, neuron)
-    raw = read(file, row)
-    task = task_of(model, kind_of(file), _size(size), _names(classes))
+    if named is not None:
+        model, file = named, Path(model) if model is not None and file is None else file
+    if model is None:
+        raise typer.BadParameter("give module:function or a Hugging Face model folder", param_hint="MODEL")
+    if file is None and text is None:
+        raise typer.BadParameter("give a file, or a text: --text 'a good film'", param_hint="FILE")
+    raw, kind, title = given(file, row, text, context)
+    task = task_of(model, kind, _size(size), _names(classes))
+    wanted = target if token is None else (int(token) if _is_number(token) else token, target)
     folder(out)
     explanations = []
     for name in methods:
         with console.status(f"{name} ..."):
-            explanations.append(explained(task, raw, name, target, seed, strict=strict, **place, **options[name]))
-    sections = [Section(file.name, f"Model: {model}", explanations)]
-    path = write(sections, out, f"{file.name}: why?", "")
+            explanations.append(explained(task, raw, name, wanted, seed, strict=strict, **place, **options[name]))
+    sections = [Section(title, f"Model: {model}", explanations)]
+    path = write(sections, out, f"{title}: why?", "")
     if save:
         for explanation in explanations:
             explanation.save(out / f"{explanation.method}.safetensors")
     summary(sections, console)
+    for explanation in explanations:
+        if explanation.display.kind in ("text", "several"):
+            console.print(f"\n{explanation.method}", style="bold")
+            console.print(replace(terminal(explanation), head=(), foot=()))
     console.print(f"The page: [bold]{escape(str(path))}[/] (pictures beside it)", soft_wrap=True)
+
+
+def _is_number(token: str) -> bool:
+    return token.removeprefix("-").isdigit()
 
 
 def _place(layer: str | None, neuron: str | None) -> dict[str, Any]:

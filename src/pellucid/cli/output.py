@@ -14,6 +14,7 @@ from rich.text import Text
 from ..errors import FileError
 from ..explanation import Explanation
 from ..show import Section, draw, page
+from ..show.example import said_of
 
 __all__ = ["folder", "summary", "write"]
 
@@ -81,8 +82,7 @@ def _row(explanation: Explanation) -> Iterator[str]:
 
 
 def _prediction(explanation: Explanation) -> str:
-    if explanation.predictions is None or explanation.confidences is None:
+    name = said_of(explanation, 0)
+    if name is None or explanation.confidences is None:
         return f"{float(explanation.scores[0]):.4g}"
-    index, classes = int(explanation.predictions[0]), explanation.display.classes
-    name = classes[index] if index < len(classes) else f"class {index}"
     return f"{name} ({100 * float(explanation.confidences[0]):.1f} %)"

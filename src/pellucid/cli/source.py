@@ -20,7 +20,7 @@ from ..errors import FileError, InputError, OptionError
 from ..task import Sample, Task
 from .blame import blaming
 
-__all__ = ["Reading", "kind_of", "read", "task_of"]
+__all__ = ["Reading", "given", "kind_of", "read", "task_of"]
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TABLES = {".csv", ".tsv"}
@@ -42,6 +42,33 @@ def read(file: Path, row: int = 0) -> Any:
         what = "is a folder" if file.is_dir() else f"is not there (seen from {Path.cwd()})"
         raise FileError(f"{str(file)!r} {what}; give an image, a table or a text file")
     return READERS[kind_of(file)](file, row)
+
+
+SHOWN = 32  # letters of a text that name a page
+
+
+def given(file: Path | None, row: int, text: str | None, context: str | None) -> tuple[Any, str, str]:
+    """The raw example, its kind and its name: a file's, or a text of the command line, with its context or an image.
+
+    Raises:
+        OptionError: neither a file nor a text, or a context alone. FileError: a file that cannot be read.
+    """
+    if context is not None and text is None:
+        raise OptionError("--context goes with a question: give it with --text")
+    if text is None:
+        if file is None:
+            raise OptionError("there is neither a file nor a text; give one")
+        return read(file, row), kind_of(file), file.name
+    if not text.strip():
+        raise OptionError(f"--text is {text!r}; give at least one word")
+    if file is not None and kind_of(file) == "text" and context is None:
+        return (text, read(file, row)), "text", file.name
+    if file is None:
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN].rstrip()}…"
+        return text if context is None else (text, context), "text", shown
+    if kind_of(file) != "image" or context is not None:
+        raise OptionError(f"--text beside {str(file)!r} is the question about an image, or about a text file; give one of these")
+    return (read(file, row), text), "several", file.name
 
 
 def _image(file: Path, row: int) -> Image.Image:
@@ -128,7 +155,7 @@ def task_of(source: str, kind: str, size: tuple[int, int] | None, classes: tuple
 
 
 def _bare(source: str, model: nn.Module, kind: str, size: tuple[int, int] | None, classes: tuple[str, ...]) -> Task:
-    if kind == "text":
+    if kind in ("text", "several"):
         raise OptionError(
             f"{source} returned a bare module, which cannot read a text; return a pellucid.Task whose `prepare` turns a string into tensors"
         )
@@ -144,10 +171,11 @@ def _in_folder(folder: Path, kind: str) -> Task:
 
     task = task_in(folder)
     if task.kind != kind:
-        raise OptionError(
-            f"{str(folder)!r} holds a model that takes {task.kind}s; the file is of the kind {kind!r}, give one of the kind {task.kind!r}"
-        )
+        raise OptionError(f"{str(folder)!r} holds a model that takes {WORDS[task.kind]}, and what it is given is of the kind {kind!r}")
     return task
+
+
+WORDS = {"text": "texts", "image": "images", "several": "images with questions about them: give a file and --text"}
 
 
 def _called(source: str) -> Any:

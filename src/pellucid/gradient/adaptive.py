@@ -25,7 +25,7 @@ __all__ = ["MOST", "Answer", "Evaluate", "integrate"]
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 MOST = 65
-LEVELS = (5, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257)
+LEVELS = (5, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097)
 # How much successive changes of the gradient point the same way: 1 on a smooth path, 0 where it jumps at random.
 SMOOTH = 0.4
 FINE = 256

@@ -17,6 +17,7 @@ from .colour import AGAINST, FOR
 from .example import details, example_of, headline, unit_of
 from .figure import drawn
 from .numbers import count, memory, number
+from .several import headings
 from .style import CARD
 from .table import listed
 from .text import highlighted, words_of
@@ -91,15 +92,26 @@ def _alternative(explanation: Explanation, example: int) -> str:
     return f"Attributions by {_name(explanation)}: {asked}; {count(values.size, 'value')}, {extremes}."
 
 
-def _text(explanation: Explanation, example: int, narrow: bool) -> str:
-    _, _, shown = words_of(example_of(explanation, example))
+def _text(explanation: Explanation, example: int, narrow: bool, which: int = 0) -> str:
+    _, _, shown = words_of(example_of(explanation, example, which))
     notes = "".join(f'<p class="small">⚠ {escape(note)}</p>' for note in shown.notes)
     ends = [number(side * shown.unit, 2) for side in (-1, 1)]
     bar = f'<i style="background:linear-gradient(to right,{AGAINST},transparent,{FOR})" aria-hidden="true"></i>'
     signs = "; underlined with dashes: negative" if (shown.values < 0).any() else ""
     unit = f"<span>{escape(unit_of(explanation))}{signs}</span>"
     legend = f'<p class="scale"><span>{ends[0]}</span>{bar}<span>{ends[1]}</span>{unit}</p>'
-    return highlighted(explanation, example) + (legend if shown.unit else "") + notes
+    return highlighted(explanation, example, which) + (legend if shown.unit else "") + notes
+
+
+def _several(explanation: Explanation, example: int, narrow: bool) -> str:
+    """Words as words; everything else in one picture."""
+    kinds = [part.kind for part in explanation.display.parts]
+    told = "".join(
+        f'<p class="small">{escape(heading)}</p>{_text(explanation, example, narrow, which)}'
+        for which, heading in enumerate(headings(explanation, example))
+        if kinds[which] == "text"
+    )
+    return told + ("" if set(kinds) == {"text"} else _picture(explanation, example, narrow))
 
 
 def _table(explanation: Explanation, example: int, narrow: bool) -> str:
@@ -113,6 +125,7 @@ BODIES: Mapping[str, Callable[[Explanation, int, bool], str]] = {
     "table": _table,
     "tensor": _table,
     "examples": _picture,
+    "several": _several,
 }
 
 

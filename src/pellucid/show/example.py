@@ -17,7 +17,7 @@ from .scale import Array, array_of, finite, pooled
 if TYPE_CHECKING:
     from ..explanation import Explanation, Pooling
 
-__all__ = ["Example", "details", "example_of", "headline", "pixels", "rows_of", "title", "unit_of"]
+__all__ = ["Example", "details", "example_of", "headline", "pixels", "rows_of", "said_of", "title", "unit_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class Example:
         names: the names that were given, or none.
         picture: `(H, W)` or `(H, W, 3)` uint8, where a person can look at the example.
         pooling: how several numbers of one thing become one: sum, norm or mean.
+        special: names of tokens that are no part of a text.
     """
 
     values: Array
@@ -37,6 +38,7 @@ class Example:
     names: tuple[str, ...]
     picture: NDArray[np.uint8] | None
     pooling: Pooling = "sum"
+    special: tuple[str, ...] = ()
 
     def pooled(self) -> Array:
         """One number for each thing along the first axis."""
@@ -66,8 +68,15 @@ def example_of(explanation: Explanation, example: int = 0, which: int = 0) -> Ex
     _check(which, len(explanation.attributions), "which")
     values = _row(explanation.attributions[which], example)
     features = _row(explanation.features[min(which, len(explanation.features) - 1)], example)
-    picture = explanation.display.picture if example == 0 and which == 0 else None
-    return Example(values, features, explanation.display.names, picture, explanation.display.pooling)
+    display = explanation.display.of_input(which)
+    picture = display.picture if example == 0 and (which == 0 or explanation.display.parts) else None
+    if not display.tokens:
+        return Example(values, features, display.names, picture, display.pooling)
+    tokens = display.tokens[example] if example < len(display.tokens) else ()
+    there = [i for i, token in enumerate(tokens) if token is not None]  # padding is nothing to look at
+    if len(tokens) == len(values):
+        values, features = values[there], features[there] if len(features) == len(tokens) else features
+    return Example(values, features, tuple(tokens[i] or "" for i in there), picture, display.pooling, display.special)
 
 
 def rows_of(explanation: Explanation, example: int) -> list[Example]:
@@ -76,13 +85,20 @@ def rows_of(explanation: Explanation, example: int) -> list[Example]:
 
 
 def headline(explanation: Explanation, example: int) -> str:
-    """What the model said: the predicted class and its confidence, or else the score."""
-    if explanation.predictions is None:
+    """What the model said: its answer or the predicted class, and its confidence; or else the score."""
+    name = said_of(explanation, example)
+    if name is None:
         return f"score {number(_number(explanation.scores, example))}"
-    name = _class(explanation, int(_number(explanation.predictions, example)))
     if explanation.confidences is None:
         return f"predicted {name}"
     return f"predicted {name} ({percent(_number(explanation.confidences, example))})"
+
+
+def said_of(explanation: Explanation, example: int) -> str | None:
+    """What the model said: in words if these are known, else by its class, if it has classes."""
+    if explanation.display.answers:
+        return explanation.display.answers[example]
+    return None if explanation.predictions is None else _class(explanation, int(_number(explanation.predictions, example)))
 
 
 def details(explanation: Explanation, example: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ..explanation import Explanation
 from .image import draw_image
 from .scale import one_of
 from .series import draw_series
+from .several import draw_several
 from .table import draw_table
 from .text import draw_text
 from .training import draw_training
@@ -26,6 +27,7 @@ KINDS: Mapping[str, Callable[..., Figure]] = {
     "series": draw_series,
     "tensor": draw_table,
     "examples": draw_training,
+    "several": draw_several,
 }
 
 

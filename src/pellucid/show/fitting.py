@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from .text import fonts
+from .fonts import fonts
 
 __all__ = ["LINE", "SIZE", "cut", "inches", "legible", "lines"]
 

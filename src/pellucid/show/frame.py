@@ -78,4 +78,4 @@ def sheet(width: float, height: float, words: Sequence[str], notes: Sequence[str
 
 
 def _wrapped(words: Sequence[str], width: float, per_inch: float) -> list[str]:
-    return [line.rstrip(" ·") for text in words for line in textwrap.wrap(text, int(width * per_inch))]
+    return [line.strip(" ·") for text in words for line in textwrap.wrap(text, int(width * per_inch))]

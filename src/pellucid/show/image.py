@@ -17,7 +17,7 @@ from .frame import MARGIN, Sheet, sheet
 from .picture import COLOURED, Layers, bare, map_of, paint, picture_of
 from .scale import Scaled, scaled
 
-__all__ = ["draw_image"]
+__all__ = ["draw_image", "photograph_of"]
 
 SIDE = 2.7
 BAR = 1.45  # inches for a colour bar, its numbers and a label in lines
@@ -50,7 +50,7 @@ def draw_image(
     """
     one = example_of(explanation, example, which)
     shown, used = scaled(map_of(one.values, 0, one.pooling), sign, outliers), palette(sign, colours)
-    layers = Layers(shown.values, _photograph(one), used, alpha)
+    layers = Layers(shown.values, photograph_of(one), used, alpha)
     beside = original and layers.picture is not None and method != "original_image"
     words = title(explanation, example) if titled else ()
     page, panels, bar = _panels(shown, 2 if beside else 1, words, method in COLOURED)
@@ -65,7 +65,8 @@ def draw_image(
     return page.figure
 
 
-def _photograph(one: Example) -> NDArray[Any] | None:
+def photograph_of(one: Example) -> NDArray[Any] | None:
+    """What the attributions are drawn over: the picture, else the numbers themselves as one."""
     if one.picture is not None:
         return picture_of(one.picture)
     return picture_of(pixels(one.features)) if one.features.ndim in (2, 3) else None

@@ -17,10 +17,10 @@ from ..errors import OptionError
 from ..explanation import Explanation
 from .colour import AGAINST, FOR
 from .example import Example, rows_of, title, unit_of
+from .fonts import legible
 from .frame import sheet
 from .numbers import count, literal, number, shortened
 from .scale import Array, finite
-from .text import legible
 
 if TYPE_CHECKING:
     from ..tables import Importance

@@ -17,6 +17,7 @@ from ..explanation import Explanation
 from .colour import BAD, ink_on, paper
 from .example import details, example_of, headline, unit_of
 from .numbers import count, number
+from .several import headings
 from .table import IMPORTANCE, Bar, adds_up, bars
 from .table import ranking as _bars_of
 from .text import FAINT, words_of
@@ -86,11 +87,28 @@ def terminal(explanation: Explanation, example: int = 0, width: int | None = Non
     if explanation.display.kind == "text":
         words, legend, strongest = _highlighted(explanation, example)
         return Terminal(head, words, (), health, (legend,), (strongest,), width)
+    if explanation.display.kind == "several":
+        return _several(head, explanation, example, health, width)
     if explanation.display.kind == "table":
         found = bars(explanation, example)
         total = f"; all together {number(sum(bar.length for bar in found), signed=True)}" if adds_up(explanation) else ""
         return Terminal(head, None, tuple(found), (Text(unit_of(explanation) + total, "dim"), *health), width=width)
     return Terminal(head, None, (), (_summary(explanation, example), *health), width=width)
+
+
+def _several(head: tuple[Text, ...], explanation: Explanation, example: int, health: tuple[Text, ...], width: int | None) -> Terminal:
+    """Each input below its heading: texts as words, others by their size."""
+    body, coloured, colourless = Text(), [], []
+    for which, heading in enumerate(headings(explanation, example)):
+        body.append(f"{_visible(heading)}\n" if not which else f"\n{_visible(heading)}\n", "dim")
+        if explanation.display.of_input(which).kind == "text":
+            words, legend, strongest = _highlighted(explanation, example, which)
+            body.append_text(words)
+            coloured.append(legend)
+            colourless.append(strongest)
+        else:
+            body.append_text(_summary(explanation, example, which))
+    return Terminal(head, body, (), health, tuple(coloured), tuple(colourless), width)
 
 
 def ranking(ranked: Importance, top: int = 20, width: int | None = None) -> Terminal:
@@ -118,20 +136,20 @@ def _health(explanation: Explanation) -> Text:
     return Text(_visible(f"✗ {len(failed)} of {total} failed: {', '.join(failed)}"), "bold")
 
 
-def _summary(explanation: Explanation, example: int) -> Text:
-    values = example_of(explanation, example).values
+def _summary(explanation: Explanation, example: int, which: int = 0) -> Text:
+    values = example_of(explanation, example, which).values
     known = values[np.isfinite(values)]
     extremes = f"from {number(float(known.min()))} to {number(float(known.max()))}" if known.size else "none of them finite"
     shape = " x ".join(map(str, values.shape)) or "1"
-    return Text(f"{explanation.display.kind}: attributions {shape}, {extremes}")
+    return Text(f"{explanation.display.of_input(which).kind}: attributions {shape}, {extremes}")
 
 
 # --- words
 
 
-def _highlighted(explanation: Explanation, example: int) -> tuple[Text, Text, Text]:
+def _highlighted(explanation: Explanation, example: int, which: int = 0) -> tuple[Text, Text, Text]:
     """The words, a legend, and the strongest words for terminals without colours."""
-    words, values, shown = words_of(example_of(explanation, example))
+    words, values, shown = words_of(example_of(explanation, example, which))
     text = Text()
     for i, (word, share) in enumerate(zip(words, shown.values.tolist(), strict=True)):
         text.append(" " if word.spaced and i and not text.plain.endswith("\n") else "")

@@ -10,18 +10,17 @@ import codecs
 import itertools
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from html import escape
 
 import numpy as np
-from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
@@ -30,25 +29,20 @@ from matplotlib.transforms import Bbox
 from ..explanation import Explanation
 from .colour import AGAINST, BAD, FOR, colour_bar, ink_on, palette, paper
 from .example import Example, example_of, title, unit_of
-from .frame import MARGIN, sheet
+from .fonts import IDEOGRAPHS, fonts, legible
+from .frame import MARGIN, Sheet, sheet
 from .numbers import literal, number, shortened
 from .scale import Array, Scaled, pooled, scaled
 
-__all__ = ["FAINT", "Word", "draw_text", "highlighted", "legible", "merged", "words_of"]
+__all__ = ["FAINT", "Block", "Word", "draw_text", "highlighted", "merged", "words_of"]
 
 FAINT = 0.04
 SPECIAL = re.compile(r"\[(CLS|SEP|PAD|MASK|UNK|BOS|EOS)\]|<(/?s|pad|unk|mask|bos|eos|cls|sep)>|<\|\w+\|>")
 BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 SPACE, NEWLINE, START, GOES_ON = "\u0120", "\u010a", "\u2581", "##"
-# Signs that are written without spaces: ideographs, kana, their punctuation and full-width forms.
-IDEOGRAPHS = re.compile("[\u2e80-\u30ff\u31c0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 SIZE = 12
 CLINGS = re.compile("[\u3001-\u3011\uff01-\uff0f\uff1a-\uff20]")  # their punctuation
 ROW, GAP, CLOSE, PAD, BOX = 0.36, 0.07, 0.015, 0.06, 0.28
-FONTS = (
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "PingFang SC", "Heiti SC",
-    "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Yu Gothic", "Droid Sans Fallback", "Arial Unicode MS", "Last Resort High-Efficiency",
-)  # fmt: skip
 LONGEST = 60
 
 
@@ -77,20 +71,26 @@ def words_of(one: Example, outliers: float = 2, merge: bool = True) -> tuple[tup
     """
     values = one.pooled()
     tokens = one.named(len(values), "token")
-    words = merged(tokens) if merge else tuple(Word(token, (i,), bool(SPECIAL.fullmatch(token))) for i, token in enumerate(tokens))
+    words = merged(tokens, one.special) if merge else tuple(Word(t, (i,), _special(t, one.special)) for i, t in enumerate(tokens))
     sums = np.array([pooled(values[list(word.pieces)], 0, one.pooling) for word in words])
     return words, sums, scaled(sums, outliers=outliers)
 
 
-def merged(tokens: Sequence[str]) -> tuple[Word, ...]:
+def _special(token: str, known: Collection[str] = ()) -> bool:
+    return token in known or bool(SPECIAL.fullmatch(token))
+
+
+def merged(tokens: Sequence[str], known: Collection[str] = ()) -> tuple[Word, ...]:
     """The words that tokens are pieces of, by the marks of WordPiece, SentencePiece and byte-level tokenizers.
+
+    What is `known` to be special stands alone, as does what usually is ([CLS], </s>).
 
     >>> [word.text for word in merged(["[CLS]", "un", "##believ", "##able", "!", "[SEP]"])]
     ['[CLS]', 'unbelievable', '!', '[SEP]']
     >>> [word.text for word in merged(["\u0120play", "ing", "\u0120caf", "\u00c3\u00a9"])]
     ['playing', 'café']
     """
-    special = [bool(SPECIAL.fullmatch(token)) for token in tokens]
+    special = [_special(token, known) for token in tokens]
     pieces = _pieces(tokens, special)
     marked = any(piece.starts for piece in pieces)
     begins = [not i or not _joins(pieces[i - 1], piece, marked) for i, piece in enumerate(pieces)]
@@ -254,26 +254,6 @@ def _width(word: str) -> float:
     return max(float(path.get_extents().width), SIZE / 4) / 72 if len(path.vertices) else SIZE / 4 / 72
 
 
-@cache
-def _known_fonts() -> tuple[str, ...]:
-    """Fonts for what the usual one lacks, of those that are installed; last one with a sign for everything."""
-    known = {font.name for font in fontManager.ttflist}
-    return tuple(name for name in FONTS if name in known)
-
-
-def fonts() -> list[str]:
-    """The usual ones, and after them those that have what they lack."""
-    return [*rcParams["font.family"], *_known_fonts()]
-
-
-def legible(figure: Figure) -> Figure:
-    """The figure, with fonts for the signs that the usual one lacks; those may have no bold."""
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and IDEOGRAPHS.search(text.get_text()):
-            text.set(fontfamily=fonts(), fontweight="normal")
-    return figure
-
-
 class _Quiet(Text):
     """Text that makes no noise about signs that no font has; they are drawn as boxes."""
 
@@ -309,17 +289,39 @@ def draw_text(
         titled: whether to write a title.
     """
     words, _, shown = words_of(example_of(explanation, example, which), outliers, merge)
-    boxes = list(_boxes(words, shown.values.tolist(), width - 2 * MARGIN))
-    tall = (boxes[-1].row + 1) * ROW
-    page = sheet(width, tall + 0.85, title(explanation, example) if titled else (), shown.notes)
-    axes = page.axes(MARGIN, 0.05, width - 2 * MARGIN, tall)
-    axes.set(xlim=(0, width - 2 * MARGIN), ylim=(tall, 0))
-    axes.set_axis_off()
-    for box in boxes:
-        _write(axes, box)
-    bar = page.axes(MARGIN + 0.2, tall + 0.2, min(3.2, width - 1), 0.12)
-    colour_bar(page.figure, bar, shown, palette("all"), f"{unit_of(explanation)}; dashed: negative", "horizontal")
+    block = Block.of(words, shown, width - 2 * MARGIN)
+    page = sheet(width, block.tall + 0.85, title(explanation, example) if titled else (), shown.notes)
+    block.write(page, 0.05, unit_of(explanation))
     return legible(page.figure)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Words in rows, so many inches tall and wide, and a colour bar below them."""
+
+    boxes: tuple[_Box, ...]
+    shown: Scaled
+    width: float
+
+    @classmethod
+    def of(cls, words: Sequence[Word], shown: Scaled, width: float) -> Block:
+        """The words in as many rows as they take."""
+        return cls(tuple(_boxes(words, shown.values.tolist(), width)), shown, width)
+
+    @property
+    def tall(self) -> float:
+        """Inches, without the colour bar."""
+        return (self.boxes[-1].row + 1) * ROW
+
+    def write(self, page: Sheet, down: float, unit: str) -> None:
+        """Draw it so many inches below the heading."""
+        axes = page.axes(MARGIN, down, self.width, self.tall)
+        axes.set(xlim=(0, self.width), ylim=(self.tall, 0))
+        axes.set_axis_off()
+        for box in self.boxes:
+            _write(axes, box)
+        bar = page.axes(MARGIN + 0.2, down + self.tall + 0.15, min(3.2, self.width - 0.76), 0.12)
+        colour_bar(page.figure, bar, self.shown, palette("all"), f"{unit}; dashed: negative", "horizontal")
 
 
 def _write(axes: Axes, box: _Box) -> None:

@@ -7,6 +7,7 @@ from .dataloader import DataLoaderAttribution
 from .deep_lift import DeepLift, DeepLiftShap, LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from .gradient import GradientShap, InputXGradient, IntegratedGradients, Saliency
 from .guided import Deconvolution, GuidedBackprop, GuidedGradCam, NeuronDeconvolution, NeuronGuidedBackprop
+from .interpretable import ImageMaskInput, InterpretableInput, TextTemplateInput, TextTokenInput
 from .layer import (
     InternalInfluence,
     LayerActivation,
@@ -20,6 +21,9 @@ from .layer import (
     LayerIntegratedGradients,
 )
 from .lime import Lime, LimeBase
+from .llm import LLMAttribution
+from .llm_gradient import LLMGradientAttribution
+from .llm_result import LLMAttributionResult
 from .lrp import LRP, LayerLRP
 from .models import (
     InterpretableEmbeddingBase,
@@ -38,6 +42,7 @@ from .neuron import (
 )
 from .noise import NoiseTunnel
 from .perturbation import FeatureAblation, FeaturePermutation, Occlusion
+from .remote import RemoteLLMAttribution, RemoteLLMProvider, VLLMProvider
 from .shapley import KernelShap, ShapleyValues, ShapleyValueSampling
 from .stat import (
     MSE,
@@ -72,11 +77,16 @@ __all__ = [
     "GradientShap",
     "GuidedBackprop",
     "GuidedGradCam",
+    "ImageMaskInput",
     "InputXGradient",
     "IntegratedGradients",
     "InternalInfluence",
     "InterpretableEmbeddingBase",
+    "InterpretableInput",
     "KernelShap",
+    "LLMAttribution",
+    "LLMAttributionResult",
+    "LLMGradientAttribution",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
@@ -109,6 +119,8 @@ __all__ = [
     "Occlusion",
     "PerturbationAttribution",
     "ProductBaselines",
+    "RemoteLLMAttribution",
+    "RemoteLLMProvider",
     "Saliency",
     "ShapleyValueSampling",
     "ShapleyValues",
@@ -117,7 +129,10 @@ __all__ = [
     "Sum",
     "Summarizer",
     "SummarizerSingleTensor",
+    "TextTemplateInput",
+    "TextTokenInput",
     "TokenReferenceBase",
+    "VLLMProvider",
     "Var",
     "configure_interpretable_embedding_layer",
     "remove_interpretable_embedding_layer",

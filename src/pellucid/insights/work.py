@@ -1,0 +1,162 @@
+"""What takes work: predicting, explaining, measuring, averaging; each is a job that tells how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from .catalogue import Row
+from .examples import Example, Unreadable
+from .following import Following
+from .given import Given
+from .importance import Importance
+from .jobs import QUICK, SLOW, USUAL, Event, Ticket, Work, told_error
+from .predictions import Said, predict
+from .questions import Question, curves
+from .subject import Ready, Subject, title_of
+from .told import told_said
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["WORK"]
+
+CHUNK = 64  # examples that are predicted at a time
+MOST = 2000  # examples whose attributions are averaged
+
+Steps = Generator[Event, None, Any]
+
+
+def scan(session: Session, given: Given, following: Following) -> None:
+    """Predict every example that was not predicted yet; it goes on when nobody listens."""
+    following.begin(0, "scan", lambda ticket: _scan(session, ticket), SLOW, stays=True)
+
+
+def _scan(session: Session, ticket: Ticket) -> Steps:
+    catalogue, examples = session.catalogue, session.examples
+    while (stop := examples.upto(catalogue.scanned + CHUNK)) > catalogue.scanned:
+        catalogue.upto(stop)
+        _predicted(session, catalogue.rows[catalogue.scanned : stop], ticket)
+        catalogue.scanned = stop
+        yield {"done": stop, "total": examples.size if examples.ended else None}
+        ticket.used = 0.0  # each part has the time of a request
+    stopped = examples.stopped
+    return {"scanned": catalogue.scanned, "stopped": None if stopped is None else told_error(stopped)}
+
+
+def _predicted(session: Session, rows: Sequence[Row], ticket: Ticket) -> None:
+    pairs = list(zip(rows, session.examples.read([row.index for row in rows]), strict=True))
+    for row, found in pairs:
+        if isinstance(found, Unreadable):
+            row.error = told_error(found.error)
+        else:
+            row.label = found.label
+            row.title = row.title or _titled(session.subjects[0], found.raw)
+    whole = [(row, found) for row, found in pairs if isinstance(found, Example)]
+    said = [_said(subject, whole, ticket) for subject in session.subjects]
+    for (row, _), *answers in zip(whole, *said, strict=True):
+        row.said = tuple(answers)
+
+
+def _titled(subject: Subject, raw: Any) -> str:
+    try:
+        return title_of(subject.glimpse(raw))
+    except Exception:  # the user's code; the list tells it
+        return ""
+
+
+def _said(subject: Subject, pairs: Sequence[tuple[Row, Example]], ticket: Ticket) -> list[Said]:
+    """One answer for each; those that cannot be prepared say why."""
+    prepared = [_prepared(subject, example) for _, example in pairs]
+    fine = [(one, row.label) for one, (row, _) in zip(prepared, pairs, strict=True) if isinstance(one, Ready)]
+    answers = iter(predict(subject, [one for one, _ in fine], [label for _, label in fine], ticket))
+    return [next(answers) if isinstance(one, Ready) else one for one in prepared]
+
+
+def _prepared(subject: Subject, example: Example) -> Ready | Said:
+    try:
+        return subject.ready(example.raw)
+    except Exception as error:  # the user's `prepare`
+        return Said(error=told_error(error))
+
+
+def explain(session: Session, given: Given, following: Following) -> None:
+    """Answer some questions, each in its turn."""
+    for number, one in enumerate(given.many("questions", session.jobs.most)):
+        try:
+            question = session.question(one)
+        except OptionError as error:
+            following.refuse(number, error)
+        else:
+            following.begin(number, question.key, _asking(session, question), USUAL)
+
+
+def _asking(session: Session, question: Question) -> Work:
+    def work(ticket: Ticket) -> Steps:
+        yield from ()
+        return session.answer(question, ticket)
+
+    return work
+
+
+def predictions(session: Session, given: Given, following: Following) -> None:
+    """What each model says of an example, as it is or with an edit."""
+    row, edit = session.row(given), given.fields_of("edit")
+
+    def work(ticket: Ticket) -> Steps:
+        yield from ()
+        label = session.examples[row.index].label
+        said = (predict(s, [session.ready(i, row.index, edit)], [label], ticket)[0] for i, s in enumerate(session.subjects))
+        return {"said": [told_said(s, one) for s, one in zip(session.subjects, said, strict=True)]}
+
+    following.begin(0, f"predict {row.index} {sorted(edit.items())}", work, QUICK)
+
+
+def trust(session: Session, given: Given, following: Following) -> None:
+    """The deletion and insertion curves of an answer."""
+    question = session.question(given)
+
+    def work(ticket: Ticket) -> Steps:
+        yield from ()
+        ready = session.ready(question.model, question.index, question.edit)
+        return curves(session.subjects[question.model], ready, session.answer(question, ticket), ticket)
+
+    following.begin(0, f"trust {question.key}", work, USUAL)
+
+
+def importance(session: Session, given: Given, following: Following) -> None:
+    """What matters over the chosen examples; each is explained on the way."""
+    chosen = [row.index for row in session.catalogue.chosen(session.filter(given))]
+    base = given.fields_of("question")
+    questions = [session.question(Given(base | {"index": i})) for i in chosen[: given.whole("limit", 1, MOST, 200)]]
+
+    def work(ticket: Ticket) -> Steps:
+        gathered, failed = Importance(), 0
+        for done, question in enumerate(questions):
+            yield {"done": done, "total": len(questions)}
+            ticket.used = 0.0
+            try:
+                gathered.add(session.answer(question, ticket), session.ready(question.model, question.index))
+            except Exception:  # this example is counted as failed, the others are averaged
+                failed += 1
+        return gathered.told() | {"failed": failed, "chosen": len(chosen)}
+
+    following.begin(0, f"importance {base} {[q.index for q in questions]}", work, SLOW)
+
+
+def export(session: Session, given: Given, following: Following) -> None:
+    """The current view as one HTML file."""
+    from .export import exporting
+
+    following.begin(0, f"export {given.fields}", exporting(session, given), SLOW)
+
+
+WORK: Mapping[str, Callable[[Session, Given, Following], None]] = {
+    "scan": scan,
+    "explain": explain,
+    "predict": predictions,
+    "trust": trust,
+    "importance": importance,
+    "export": export,
+}
