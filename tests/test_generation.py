@@ -90,7 +90,8 @@ def test_shapley_values_are_means_over_all_subsets(load, name):
     for unit in range(3):
         others = [own for own in value if unit not in own]
         expected = sum(
-            math.factorial(len(own)) * math.factorial(2 - len(own)) / 6 * (value[tuple(sorted((*own, unit)))] - value[own]) for own in others
+            math.factorial(len(own)) * math.factorial(2 - len(own)) / 6 * (value[tuple(sorted((*own, unit)))] - value[own])
+            for own in others
         )
         torch.testing.assert_close(told.matrix[:, unit], expected, atol=1e-9, rtol=0)
     torch.testing.assert_close(told.matrix.sum(1), value[0, 1, 2] - value[()], atol=1e-9, rtol=0)
@@ -210,7 +211,9 @@ def test_units_add_up_to_what_they_change_in_each_token(load, name, method):
     options = {"tolerance": 1e-4, "steps": 4097} if method == "integrated_gradients" else {}
     told = explain_generation(model, tokenizer, TEXT, ANSWER, method=method, stand_in=7, **options)
     prompt, answer = text_prompt(TEXT, tokenizer, stand_in=7), answer_ids(tokenizer)
-    change = likelihoods(model, prompt.rows([(0,) * prompt.size])[0], answer) - likelihoods(model, prompt.rows([(1,) * prompt.size])[0], answer)
+    change = likelihoods(model, prompt.rows([(0,) * prompt.size])[0], answer) - likelihoods(
+        model, prompt.rows([(1,) * prompt.size])[0], answer
+    )
     torch.testing.assert_close(told.matrix.sum(1), change, atol=2e-3, rtol=2e-3)
     by_parts = explain_generation(model, tokenizer, TEXT, ANSWER, method="shapley", stand_in=7, evaluations=64, estimator="kernel", seed=0)
     torch.testing.assert_close(told.matrix.sum(1), by_parts.matrix.sum(1), atol=2e-3, rtol=2e-3)
@@ -338,7 +341,9 @@ def test_probabilities_instead_of_their_logarithms(load):
 # --- planted truth
 
 
-@pytest.mark.parametrize("method", ["feature_ablation", "shapley", "lime", "banzhaf", "integrated_gradients", "deeplift", "attn_lrp", "input_x_gradient"])
+@pytest.mark.parametrize(
+    "method", ["feature_ablation", "shapley", "lime", "banzhaf", "integrated_gradients", "deeplift", "attn_lrp", "input_x_gradient"]
+)
 def test_what_is_copied_is_found(method):
     """The answer is what stands in the one sentence of many that the question is about: its word is found far above chance."""
     model, tokenizer = copier.Copier(sharp=6.0).double(), copier.tokenizer()
@@ -511,7 +516,13 @@ def test_redundant_words_are_told_of():
 def state_of(model):
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     values = {k: v.clone() for k, v in model.state_dict().items()}
-    return values.__repr__(), [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()], hooks, torch.get_rng_state().tolist()
+    return (
+        values.__repr__(),
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        hooks,
+        torch.get_rng_state().tolist(),
+    )
 
 
 @pytest.mark.parametrize("method", ["shapley", "attn_lrp", "integrated_gradients", "lime"])

@@ -18,6 +18,7 @@ from .demo import demo
 from .explain import explain
 from .insights import insights
 from .methods import methods
+from .run import run
 
 __all__ = ["app", "main"]
 
@@ -53,6 +54,7 @@ app.command()(demo)
 app.command()(explain)
 app.command()(insights)
 app.command()(methods)
+app.command()(run)
 
 
 def _version(wanted: bool) -> None:

@@ -20,7 +20,7 @@ from ..errors import FileError, InputError, OptionError
 from ..task import Sample, Task
 from .blame import blaming
 
-__all__ = ["Reading", "given", "kind_of", "read", "task_of"]
+__all__ = ["Reading", "given", "kind_of", "made_by", "read", "task_of"]
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 TABLES = {".csv", ".tsv"}
@@ -144,7 +144,7 @@ READERS: dict[str, Callable[[Path, int], Any]] = {"image": _image, "table": _tab
 
 def task_of(source: str, kind: str, size: tuple[int, int] | None, classes: tuple[str, ...]) -> Task:
     """The task behind `module:function` or a model folder; a bare module is fed images in [0, 1] or rows as they are."""
-    made = _in_folder(Path(source), kind) if Path(source).is_dir() else _called(source)
+    made = _in_folder(Path(source), kind) if Path(source).is_dir() else made_by(source, Path.cwd())
     if isinstance(made, Task):
         if size is not None:
             raise OptionError(f"{source} prepares its examples itself, so --size has no meaning; leave it out")
@@ -178,23 +178,23 @@ def _in_folder(folder: Path, kind: str) -> Task:
 WORDS = {"text": "texts", "image": "images", "several": "images with questions about them: give a file and --text"}
 
 
-def _called(source: str) -> Any:
-    """What the function gives, or the module or task itself where one is named."""
+def made_by(source: str, folder: Path, call: bool = True) -> Any:
+    """What `module:function`, found from the folder, gives, or the function itself; or the module or task where one is named."""
     module, _, function = source.partition(":")
     if module.endswith(".py") or not all(part.isidentifier() for part in [*module.split("."), function]):
         raise OptionError(f"{source!r} is neither a folder nor module:function (such as mypackage.models:load, without .py)")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
     with blaming(source):
-        return _made(module, function)
+        return _made(module, function, call)
 
 
-def _made(module: str, function: str) -> Any:
+def _made(module: str, function: str, call: bool) -> Any:
     loaded = importlib.import_module(module)
     if not hasattr(loaded, function):
         raise OptionError(f"the module {module} has no function {function!r}; give one that it has")
     found = getattr(loaded, function)
-    return found() if callable(found) and not isinstance(found, nn.Module) else found
+    return found() if call and callable(found) and not isinstance(found, nn.Module) else found
 
 
 def _picture(raw: Image.Image, size: tuple[int, int] | None) -> Sample:

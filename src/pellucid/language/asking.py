@@ -125,7 +125,7 @@ def posed(
 
 def _check_ids(model: Any, prompt: Prompt, answers: Sequence[Text | None]) -> None:
     """Refuse ids that the model has no word for; it would say that an index is out of range."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     own = config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
     known = getattr(own, "vocab_size", None)
     rows = [

@@ -15,6 +15,7 @@ __all__ = ["Linear", "crossed", "datamodeling_score", "log_odds", "sparse_linear
 
 CERTAIN = 1e-7  # how near to 1 a probability that was computed in single precision is known
 FOLDS = 8
+ROUNDING = 1e-9
 
 
 def log_odds(logs: Tensor) -> Tensor:
@@ -70,13 +71,16 @@ def sparse_linear(kept: Tensor, scores: Tensor, alpha: float = 0.01, sizes: Tens
 
 
 def crossed(kept: Tensor, scores: Tensor, alpha: float = 0.01, sizes: Tensor | None = None, folds: int = FOLDS) -> Tensor:
-    """What is said of each ablation `(m, targets)` by a model that was fitted without it."""
+    """What is said of each ablation `(m, targets)` by weights that were fitted without it.
+
+    Intercepts are those of all ablations: one of its own for each fold would be lower where what was left out is higher.
+    """
     number = torch.arange(len(kept)) % min(folds, len(kept))
-    found = torch.empty(scores.shape, dtype=torch.float64)
+    rows, found = kept.double(), torch.empty(scores.shape, dtype=torch.float64)
     for fold in number.unique():
         out = number == fold
-        found[out] = sparse_linear(kept[~out], scores[~out], alpha, sizes).of(kept[out])
-    return found
+        found[out] = (rows[out] - rows.mean(0)) @ sparse_linear(kept[~out], scores[~out], alpha, sizes).weights
+    return found + scores.double().mean(0)
 
 
 def datamodeling_score(predicted: Tensor, scores: Tensor) -> Tensor:
@@ -93,4 +97,12 @@ def datamodeling_score(predicted: Tensor, scores: Tensor) -> Tensor:
     """
     if predicted.shape != scores.shape or scores.dim() != 2:
         raise InputError(f"predictions {tuple(predicted.shape)} and scores {tuple(scores.shape)}; give (ablations, targets) for both")
-    return pearson(ranks(predicted.double().T), ranks(scores.double().T))
+    return pearson(ranks(_rounded(predicted)), ranks(_rounded(scores)))
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Rows `(targets, m)` in which what is equal but for rounding is equal."""
+    rows = values.double().T
+    unit = ROUNDING * rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    found: Tensor = (rows / unit).round()
+    return found

@@ -123,7 +123,18 @@ def _leveled(
                 raise InputError(f"the level {name!r} has {len(ids)} ids for {fine.size} units; give one for each")
         return fine, [list(ids) for ids in levels.values()], (*levels, "unit")
     if levels is None:
-        first = "passage" if isinstance(prompt, str) else "document" if all(isinstance(part, str) for part in prompt) else "message"
-        levels = (first, "sentence", "word")
+        levels = (_coarsest(prompt), "sentence", "word")
     fine, groups = groupings(prompt, tokenizer, levels, stand_in, roles)
     return fine, groups, tuple(levels)
+
+
+def _coarsest(prompt: Any) -> str:
+    """What a prompt is made of first of all."""
+    if isinstance(prompt, str):
+        return "passage"
+    several = isinstance(prompt, Sequence) and len(prompt) > 0
+    if several and all(isinstance(part, str) for part in prompt):
+        return "document"
+    if several and all(isinstance(part, Mapping) for part in prompt):
+        return "message"
+    raise OptionError("the prompt is neither a text, nor texts, nor messages; give levels as a mapping of names to the group of each unit")

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError, OptionError
 from .answer import Answer
 from .spans import SPLITS, Span
-from .units import joined
+from .units import joined, marks_of
 
 __all__ = ["Statement", "statements_of"]
 
@@ -67,7 +67,7 @@ def _places(answer: Answer, tokenizer: Any) -> tuple[str, list[Span]]:
             text = joined(answer.labels[: number + 1])
             ends.append(len(text))
     else:
-        special = set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
+        special = marks_of(tokenizer)
         shown = [i for i in answer.ids if i not in special]
         text = str(tokenizer.decode(shown))
         ends, count = [], 0

@@ -14,7 +14,7 @@ from .interpretable import Parts
 from .prompt import Prompt, TextPrompt, TokenPrompt, chat_prompt, template_prompt, token_prompt
 from .spans import SPLITS, Span, Split, text_prompt
 
-__all__ = ["LEVELS", "groupings", "joined", "owners", "parts_of", "prompt_of"]
+__all__ = ["LEVELS", "groupings", "joined", "marks_of", "owners", "parts_of", "prompt_of"]
 
 # What one calls pieces of a text, from coarse to fine.
 LEVELS = ("document", "message", "passage", "paragraph", "sentence", "word", "token")
@@ -79,8 +79,13 @@ def _tokens(ids: Any, tokenizer: Any, units: Any, stand_in: Any) -> TokenPrompt:
     if units not in (None, "token"):
         raise OptionError(f"units is {units!r}, and token ids have no other units than 'token'; group them: token_prompt(ids, units=[...])")
     given = ids.flatten().tolist() if isinstance(ids, Tensor) else list(ids)
-    fixed = set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
-    return token_prompt(given, tokenizer, stand_in, sorted(fixed & set(given)))
+    return token_prompt(given, tokenizer, stand_in, sorted(marks_of(tokenizer) & set(given)))
+
+
+def marks_of(tokenizer: Any) -> set[int]:
+    """Tokens that are no part of a text; an unknown word is one, unless the same token ends texts."""
+    ends = {getattr(tokenizer, f"{kind}_token_id", None) for kind in ("bos", "eos", "pad")}
+    return set(getattr(tokenizer, "all_special_ids", ())) - ({getattr(tokenizer, "unk_token_id", None)} - ends)
 
 
 def _split(units: Any, texts: Sequence[str] = ()) -> Any:
@@ -190,7 +195,7 @@ def _places(prompt: TextPrompt) -> Iterator[tuple[Span, int | None]]:
     """Where each slot's text stands."""
     held = [str(slot.forms[0]) for slot in prompt.slots]
     marked = prompt.compose([_marked(text, number) for number, text in enumerate(held)])
-    if SIGNS.sub("", marked) != prompt.text() or any(end < begin for begin, end in _ends(marked)):
+    if SIGNS.sub("", marked) != prompt.text() or any(not 0 <= begin <= end for begin, end in _ends(marked)):
         raise InputError(
             "the template changes what it is given, so its values cannot be found in the text; use a method that takes values away, such "
             "as feature_ablation, or give the text itself"
