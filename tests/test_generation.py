@@ -302,8 +302,7 @@ def test_relevances_add_up_where_nothing_takes_any():
     assert "earlier=True" in next(check for check in hidden.health if check.name == "elsewhere").message
 
 
-@pytest.mark.parametrize("method", BY_VECTORS)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("name", "method"), [("llama", method) for method in BY_VECTORS] + [("t5", "attn_lrp"), ("gpt2", "gradient_shap")])
 def test_methods_of_vectors(load, name, method):
     model, tokenizer = load(name)
     told = explain_generation(model, tokenizer, TEXT, ANSWER, method=method, seed=0)
@@ -325,6 +324,8 @@ def test_a_contrast_is_the_difference_of_two(load, name, method):
     torch.testing.assert_close(both.sequence, one.sequence - other.sequence, atol=1e-7, rtol=1e-5)
     assert both.matrix is None
     assert "rather than" in both.health[0].message
+    assert both.measure == "log-probability beyond that of “good film”"
+    assert bool(both.explanation().scores.isnan().all())  # the answer's own log-probability is not what is explained
 
 
 def test_probabilities_instead_of_their_logarithms(load):

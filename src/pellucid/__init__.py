@@ -4,6 +4,9 @@
 answer how far it can be trusted. `pellucid.captum` holds the same methods under Captum's names.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     FileError,
     IncompleteAttribution,
@@ -17,7 +20,6 @@ from .errors import (
     TargetError,
     UntrustedResult,
 )
-from .evaluation import Evaluation, evaluate
 from .explain import explain, explain_each
 from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
@@ -27,7 +29,11 @@ from .tables import Importance, explain_table, importance
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
-from .wrong import WhyWrong, why_wrong
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation, evaluate
+    from .language import cite, explain_generation, explain_hierarchy
+    from .wrong import WhyWrong, why_wrong
 
 __version__ = "0.1.0"
 
@@ -61,9 +67,12 @@ __all__ = [
     "WhyWrong",
     "at_input",
     "at_layer",
+    "cite",
     "evaluate",
     "explain",
     "explain_each",
+    "explain_generation",
+    "explain_hierarchy",
     "explain_table",
     "importance",
     "insights",
@@ -71,3 +80,24 @@ __all__ = [
     "target",
     "why_wrong",
 ]
+
+# What loads with its first use: the package costs little more than torch.
+LATER = {
+    "Evaluation": "evaluation",
+    "WhyWrong": "wrong",
+    "cite": "language",
+    "evaluate": "evaluation",
+    "explain_generation": "language",
+    "explain_hierarchy": "language",
+    "why_wrong": "wrong",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return getattr(import_module(f".{LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ from ..errors import OptionError
 from ..insights import Insights
 from ..insights import insights as look
 from ..task import Task
-from .source import _called
+from .source import made_by
 
 __all__ = ["insights"]
 
@@ -38,7 +38,7 @@ def insights(
     """Look at many predictions in the browser: filter, compare, explain, edit."""
     console = Console()
     with console.status("getting ready ..."):
-        looked = demo_of(model) if source == "demo" else looked_at(source, _called(source))
+        looked = demo_of(model) if source == "demo" else looked_at(source, _made(source))
     if export is not None:
         with console.status("explaining ..."):
             path = looked.export(export)
@@ -49,6 +49,12 @@ def insights(
     console.print(Text.assemble("The page: ", (serving.url, "bold"), "\nThe link holds the key to it. Ctrl-C ends it."), soft_wrap=True)
     serving.wait()
     looked.close()
+
+
+def _made(source: str) -> Any:
+    if ":" not in source:
+        raise OptionError(f"{source!r} is neither `demo` nor module:function (such as mypackage.looking:load)")
+    return made_by(source, Path.cwd())
 
 
 def looked_at(source: str, made: Any) -> Insights:

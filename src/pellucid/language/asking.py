@@ -70,6 +70,11 @@ class Posed:
         """The answer, and the one that it is compared with if there is one."""
         return self.view.asked.answers
 
+    def measure(self, name: str) -> str:
+        """What attributions are of: a log-probability, say, or how far it lies beyond that of the other answer."""
+        others = [_said(answer, self.prompt.tokenizer).strip() for answer in self.answers[1:]]
+        return f"{name} beyond that of \u201c{others[0]}\u201d" if others else name
+
     def probabilities(self) -> Tensor:
         """`(T,)`, of each token of the answer after the prompt as it is."""
         return self.view.asked.log_probabilities([(0,) * self.prompt.size])[0][0].exp()
@@ -104,6 +109,7 @@ def posed(
     shared: bool = True,
     seed: int | None = None,
     at_most: int | None = None,
+    progress: bool | None = None,
 ) -> Posed:
     """Put a prompt to a model; an answer is generated if none is given.
 
@@ -114,7 +120,7 @@ def posed(
     peak, target = Peak(reader.device), "both" if against is None else "sequence"
     _check_ids(model, prompt, (answer, against))
     view = at_prompt(model, prompt, answer, against, target, scale, shared, generation, seed, at_most)
-    counted = Counted(reader, shared, at_most)
+    counted = Counted(reader, shared, at_most, progress=progress)
     view.asked.likelihood = counted
     said = " rather than ".join(repr(_said(own, prompt.tokenizer)) for own in view.asked.answers)
     chosen = Check("target", True, f"explained: {said}")

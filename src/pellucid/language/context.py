@@ -89,9 +89,9 @@ def cite(
     """
     _check_numbers(ablations, keep, alpha, held_out, drop)
     prompt = _prompt(context, question, template, units, tokenizer)
-    question_ = posed(model, prompt, answer, None, "log_prob", generation, shared, seed, at_most)
+    question_ = posed(model, prompt, answer, None, "log_prob", generation, shared, seed, at_most, progress)
     text, found = statements_of(question_.answers[0], prompt.tokenizer, statements)
-    scores = Scores(question_, ablations + held_out + 1 + (len(found) + RIVALS) * bool(drop), Run(None, progress))
+    scores = Scores(question_, ablations + held_out + 1 + (len(found) + RIVALS) * bool(drop), Run(None, False))
     whole = torch.ones(1, prompt.size, dtype=torch.bool)
     drawn = torch.rand(ablations + held_out, prompt.size, generator=generator(question_.seed, 0)) < keep
     logs = _of_statements(scores.of(torch.cat([whole, drawn])), found)

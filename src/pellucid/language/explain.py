@@ -26,7 +26,6 @@ __all__ = ["BY_PARTS", "MEASURES", "explain_generation"]
 # Methods that take units away, and the scales of what is explained.
 BY_PARTS = tuple(name for name in METHODS if name in WITHOUT_GRADIENT and name != "rise")
 MEASURES = {"log_prob": LOG_PROBABILITY, "prob": PROBABILITY, "logit": "logit"}
-STEP = 64  # coalitions between two looks at the progress
 
 
 def explain_generation(
@@ -98,9 +97,9 @@ def explain_generation(
         levels = (options["unions"], "word" if units is None else units)
         options["unions"] = torch.tensor(groupings(prompt, tokenizer, levels, None, roles)[1])
     read = asked if name in BY_PARTS else _as_given(asked)
-    question = posed(model, read, answer, against, "prob" if scale == "prob" else "log_prob", generation, shared, seed, at_most)
+    question = posed(model, read, answer, against, "prob" if scale == "prob" else "log_prob", generation, shared, seed, at_most, progress)
     if name in BY_PARTS:
-        told = _by_parts(question, name, options, progress)
+        told = _by_parts(question, name, options)
     else:
         settings = {"seed": question.seed, "at_most": at_most, "progress": progress, **options}
         told = by_vectors(question.counted.reader, asked, question.answers, name, scale, earlier, settings)
@@ -112,7 +111,7 @@ def explain_generation(
         told.matrix,
         probabilities,
         name,
-        MEASURES[scale],
+        question.measure(MEASURES[scale]),
         parts_of(asked),
         _words(units, question, options),
         (question.chosen, *told.checks, *_elsewhere(told, earlier), question.reading()),
@@ -143,11 +142,11 @@ def _as_given(prompt: Prompt) -> Prompt:
     return replace(prompt, slots=tuple(replace(slot, forms=(slot.forms[0],) * 2) for slot in prompt.slots))
 
 
-def _by_parts(question: Posed, name: str, options: Mapping[str, Any], progress: bool | None) -> Told:
+def _by_parts(question: Posed, name: str, options: Mapping[str, Any]) -> Told:
     """By scores of the answer without some of the units."""
     name, method = find(name, options)
     view = question.view
-    found: Found = method(Asked(view, view.baselines, question.seed, Run(STEP if progress else None, progress)), **options)
+    found: Found = method(Asked(view, view.baselines, question.seed, Run(None, False)), **options)
     values = found.values[0].detach()[:, 0]
     checks = (*health_of(view, found), *_together(found, name))
     return Told(values[0], values[1:] if len(values) > 1 else None, checks, seed=found.seed)

@@ -85,8 +85,8 @@ def explain_hierarchy(
     if scale not in MEASURES:
         raise OptionError(f"scale is {scale!r}; choose one of {', '.join(map(repr, MEASURES))}")
     fine, groups, names = _leveled(prompt, tokenizer, levels, stand_in, roles)
-    question = posed(model, fine, answer, against, scale, generation, shared, seed, at_most)
-    growth = GROWN[method](Scores(question, evaluations, Run(None, progress)), groups, names, orders)
+    question = posed(model, fine, answer, against, scale, generation, shared, seed, at_most, progress)
+    growth = GROWN[method](Scores(question, evaluations, Run(None, False)), groups, names, orders)
     growth.grow(least)
     options = {
         "evaluations": evaluations,
@@ -100,7 +100,7 @@ def explain_hierarchy(
         question.answers[0].labels,
         tuple(question.probabilities().tolist()),
         method,
-        MEASURES[scale],
+        question.measure(MEASURES[scale]),
         growth.scores.used,
         parts_of(fine),
         {name: value for name, value in options.items() if value is not None},

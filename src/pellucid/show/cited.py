@@ -25,7 +25,7 @@ from .terminal import SHOWN, Terminal
 if TYPE_CHECKING:
     from ..language.citations import Citations
 
-__all__ = ["document", "draw", "styled", "terminal"]
+__all__ = ["document", "draw", "styled", "terminal", "whole"]
 
 BAR, INDENT, NUMBER = 1.6, 0.25, 0.95  # inches
 MOST_LINES = 3
@@ -116,11 +116,16 @@ def _lines(axes: Axes, text: Sequence[str], left: float, down: float, ink: str, 
 
 def document(told: Citations, title: str) -> str:
     """A page."""
+    return whole(title, styled(told))
+
+
+def whole(title: str, body: str) -> str:
+    """A page with a heading, that holds a piece of HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1></header>\n<main>{styled(told)}</main>\n</body>\n</html>\n"
+        f"<header><h1>{escape(title)}</h1></header>\n<main>{body}</main>\n</body>\n</html>\n"
     )
 
 
@@ -197,7 +202,7 @@ def terminal(told: Citations) -> Terminal:
     >>> import torch; from pellucid.language.citations import Citations
     >>> one = torch.ones(1)
     >>> told = Citations(("Anna likes tea.",), ("Tea.",), torch.tensor([[2.0]]), torch.tensor([2.0]), one, one)
-    >>> print(str(terminal(told)).splitlines()[3])
+    >>> print(str(terminal(told)).splitlines()[-1])
       [1] +2.00  Anna likes tea.
     """
     head = tuple(Text(line.translate(SHOWN), style) for line, style in zip(_heading(told), ("bold", "dim"), strict=True))

@@ -14,13 +14,14 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from rich.text import Text
 
 from .card import _health as checked
+from .cited import whole
 from .colour import colour_bar, ink_on, palette, paper
 from .fitting import LINE, SIZE, cut, legible, lines
 from .frame import MARGIN, Sheet, sheet
 from .label import Label, labels
 from .numbers import count, literal, number
 from .scale import Scaled, scaled
-from .style import CARD, PAGE
+from .style import CARD
 from .terminal import SHOWN, Terminal, _style
 from .text import FAINT, Block, Word, _marked
 from .text import _write as write_word
@@ -177,12 +178,7 @@ def _box(axes: Axes, held: Sequence[str], share: float, wide: float, high: float
 
 def document(told: Hierarchy, title: str) -> str:
     """A page."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1></header>\n<main>{styled(told)}</main>\n</body>\n</html>\n"
-    )
+    return whole(title, styled(told))
 
 
 def styled(told: Hierarchy) -> str:

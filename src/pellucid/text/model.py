@@ -12,9 +12,9 @@ from torch import Tensor
 from ..hooks import put
 from .sites import Site
 
-__all__ = ["KEPT", "Read"]
+__all__ = ["KEPT", "Read", "holding", "keeping"]
 
-KEPT, WORDS = "pellucid kept {}", "pellucid words {}"
+KEPT, WORDS, STEADY = "pellucid kept {}", "pellucid words {}", "pellucid steady {}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class Read:
         direct: entries that are given themselves.
         places: entries that go by place.
         masks: for ids among the direct ones, the entry that hides a token, where one that is negative is to be hidden.
+        steady: embeddings that return for other ids what they returned for those that were given: of places (`holding`).
     """
 
     model: Callable[..., Any]
@@ -35,6 +36,7 @@ class Read:
     direct: Sequence[str] = ()
     places: Sequence[str] = ()
     masks: Mapping[str, str] | None = None
+    steady: Sequence[Site] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         count = len(self.sites) + len(self.direct)
@@ -44,8 +46,10 @@ class Read:
         for name, point in zip(self.direct, points[len(self.sites) :], strict=True):
             values |= self._hidden(name, point, values)
         by_place = [values.pop(name) for name in self.places]
-        layers, calls = [site.module for site in self.sites], [site.call for site in self.sites]
-        with put(layers, tuple(site.back(v) for site, v in zip(self.sites, vectors, strict=True)), calls=calls):
+        sites = (*self.sites, *self.steady)
+        vectors += [values.pop(STEADY.format(i)) for i in range(len(self.steady))]
+        layers, calls = [site.module for site in sites], [site.call for site in sites]
+        with put(layers, tuple(site.back(v) for site, v in zip(sites, vectors, strict=True)), calls=calls):
             return self.model(*by_place, *behind[len(self.places) :], **values)
 
     @staticmethod
@@ -71,3 +75,8 @@ def keeping(sites: Sequence[Site], kept: Sequence[Tensor | None]) -> dict[str, T
         if where is not None:
             found |= {KEPT.format(i): where[..., None], WORDS.format(i): site.feature}
     return found
+
+
+def holding(sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Keywords by which embeddings return what they returned."""
+    return {STEADY.format(i): site.feature for i, site in enumerate(sites)}

@@ -24,10 +24,10 @@ from ..view import InputView, at_input
 from .entries import Entries, entries_of, places_in
 from .heads import head_of
 from .meaning import Meaning, Said
-from .model import Read, keeping
+from .model import Read, holding, keeping
 from .parts import Part, check_sizes, masks_of, name_of, of_ids, of_numbers, of_sites
 from .references import HIDDEN, per_part
-from .sites import Site, block_of, chosen, sites_in
+from .sites import Site, block_of, chosen, counted, sites_in
 from .tokens import Text, misplaced, text_of, unmasked
 from .vocabulary import Vocabulary, configuration_of, labels_of
 
@@ -166,7 +166,8 @@ def read(asked: Question, method: str, options: dict[str, Any], run: Run) -> Rea
 def _tensors(asked: Question, own: Sequence[Site], parts: Sequence[Part], seen: _Watched) -> Question:
     """The question about the parts, which a model of them gets before everything else."""
     entries = seen.entries
-    model = Read(asked.model, own, [part.name for part in parts[len(own) :]], entries.places, _masked(parts, entries))
+    steady = counted(seen.sites) if any(part.live is not None for part in parts) else []
+    model = Read(asked.model, own, [part.name for part in parts[len(own) :]], entries.places, _masked(parts, entries), steady)
     named = {name: value for name, value in entries.values.items() if name not in entries.places and name not in model.direct}
     kept = keeping(own, [part.text.kept if part.stand.keeps and part.text else None for part in parts[: len(own)]])
     return replace(
@@ -174,7 +175,7 @@ def _tensors(asked: Question, own: Sequence[Site], parts: Sequence[Part], seen: 
         model=model,
         inputs=tuple(part.feature for part in parts),
         args=(*(entries.values[name] for name in entries.places), *seen.behind),
-        kwargs=named | seen.further | kept,
+        kwargs=named | seen.further | kept | holding(steady),
         baselines=tuple(part.stand.value for part in parts),
         layer=_layer(asked, seen, own),
     )

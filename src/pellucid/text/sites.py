@@ -19,7 +19,7 @@ from ..hooks import around
 from ..model import layers_of
 from .entries import Entries
 
-__all__ = ["Site", "block_of", "chosen", "sites_in"]
+__all__ = ["Site", "block_of", "chosen", "counted", "sites_in"]
 
 ALMOST = 0.5
 KINDS: Mapping[str, re.Pattern[str]] = {
@@ -164,6 +164,14 @@ def chosen(sites: Sequence[Site], wanted: str | Sequence[str], entries: Entries)
 
 def _is_word(entry: str, sites: Sequence[Site]) -> bool:
     return any(site.entry == entry and site.kind == "word" for site in sites)
+
+
+def counted(sites: Sequence[Site]) -> list[Site]:
+    """Embeddings of places that the model counted itself, passing over padding, as those of RoBERTa's kind do.
+
+    One more token of padding would move all words behind it to other places.
+    """
+    return [site for site in sites if site.kind == "position" and not site.entry and site.module.padding_idx is not None]
 
 
 def block_of(roots: Sequence[nn.Module], sites: Sequence[Site]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import InputError, OptionError
 from ...insights.app import Insights
-from ...insights.examples import Examples
+from ...insights.examples import Examples, Label
 from ...insights.jobs import Ticket
 from ...insights.predictions import Said, predict
 from ...insights.subject import Ready, Subject, subjects_of
@@ -230,10 +230,10 @@ class AttributionVisualizer:
                 yield self._output(i, Question(i, index, method, options), example, ready, said)
             found, index = found + len(kept), index + 1
 
-    def _said(self, ready: Ready, label: int | float | None) -> list[Said]:
+    def _said(self, ready: Ready, label: Label) -> list[Said]:
         return [predict(subject, [ready], [label], _ticket())[0] for subject in self.subjects]
 
-    def _passes(self, said: Said, label: int | float | None) -> bool:
+    def _passes(self, said: Said, label: Label) -> bool:
         predicted, config = said.predicted, self._config
         if config.classes and (predicted is None or self.classes[predicted] not in config.classes):
             return False
