@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import csv
 import hashlib
 import http.client
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -28,13 +30,13 @@ from typer.testing import CliRunner
 
 import pellucid
 from pellucid import Sample, Task
-from pellucid.errors import InputError, OptionError, PellucidWarning
+from pellucid.errors import FileError, InputError, OptionError, PellucidWarning
 from pellucid.insights import insights
 from pellucid.insights.arguments import offered
 from pellucid.insights.catalogue import Filter
 from pellucid.insights.examples import Examples
 from pellucid.insights.given import Given
-from pellucid.insights.jobs import Cancelled, Jobs
+from pellucid.insights.jobs import Cancelled, Jobs, told_error
 from pellucid.insights.kept import Kept
 from pellucid.insights.widget import Talk
 from pellucid.methods import METHODS, kinds_of
@@ -557,7 +559,18 @@ def test_trust_begins_at_the_example_and_ends_at_the_baseline(look):
     chance = model.linear(data[0]).softmax(0)[1].detach()
     assert found["deletion"][0] == pytest.approx(float(chance), abs=1e-5)
     assert found["insertion"][-1] == pytest.approx(float(chance), abs=1e-5)
-    assert found["means"]["deletion"] == pytest.approx(np.mean(found["deletion"]), abs=1e-5)
+    nothing = model.linear(torch.zeros(4)).softmax(0)[1].detach()
+    assert found["deletion"][-1] == pytest.approx(float(nothing), abs=1e-5)
+    assert found["insertion"][0] == pytest.approx(float(nothing), abs=1e-5)
+    order = (model.linear.weight[1] * data[0]).argsort(descending=True)
+    x, hidden = data[0].clone(), []
+    for column in order:
+        x[column] = 0
+        hidden.append(float(model.linear(x).softmax(0)[1].detach()))
+    assert found["shares"] == [0, 0.25, 0.5, 0.75, 1]
+    assert found["deletion"][1:] == pytest.approx(hidden, abs=1e-5)
+    halves = [(a + b) / 2 for a, b in zip(found["deletion"], found["deletion"][1:], strict=False)]
+    assert found["means"]["deletion"] == pytest.approx(np.mean(halves), abs=1e-5)
 
 
 def test_agreement_is_spearmans_and_what_is_gone_or_another_shape_has_none(look):
@@ -1361,3 +1374,179 @@ def test_the_command_writes_a_file_and_refuses_what_it_cannot_show(tmp_path, mon
         ["mine_for_insights:pair", "--host", "0.0.0.0", "--no-open"],
     ):
         assert run.invoke(app, ["insights", *arguments]).exit_code == 2
+
+
+# What a reviewer found.
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit, RuntimeError("CUDA error: device-side assert")])
+def test_whatever_a_model_raises_is_told_and_the_work_goes_on(look, stop):
+    class Raising(Counting):
+        bad = True
+
+        def forward(self, x):
+            if self.bad:
+                raise stop
+            return super().forward(x)
+
+    model = Raising()
+    session = look(model, rows(3)).session
+    last = events(session, "explain", questions=[{"index": 0, "method": "saliency"}])[-1]
+    assert last["kind"] == "error"
+    assert last["error"]["type"] == (stop.__name__ if isinstance(stop, type) else "RuntimeError")
+    model.bad = False
+    assert told(session, index=1)["method"] == "saliency"
+
+
+def test_a_listener_that_fails_does_not_end_the_work_of_others():
+    jobs, heard = Jobs(), []
+
+    def work(ticket):
+        yield {"done": 1}
+
+    def broken(event):
+        if event["kind"] != "queued":
+            raise RuntimeError("the page is gone")
+
+    jobs.submit("first", work, broken).finished.wait(30)
+    job = jobs.submit("second", work, heard.append)
+    assert job.finished.wait(30)
+    assert heard[-1]["kind"] == "result"
+    jobs.close()
+
+
+def test_an_error_that_cannot_say_what_it_is_is_told():
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    assert told_error(Mute()) == {"type": "Mute", "message": "no message"}
+
+
+def test_what_was_given_up_leaves_the_queue_and_leaves_room(look):
+    model = Gate()
+    session = look(model, rows(40), most=20).session
+    first = session.follow("explain", Given({"questions": [{"index": 0}]}), lambda event: None)
+    assert model.entered.wait(30)
+    for turn in range(5):
+        questions = [{"index": i, "seed": turn} for i in range(1, 20)]
+        session.follow("explain", Given({"questions": questions}), lambda event: None).stop()
+    assert session.jobs.waiting <= 20
+    heard = []
+    last = session.follow("explain", Given({"questions": [{"index": 30}]}), heard.append)
+    assert heard[0] == {"n": 0, "kind": "queued", "ahead": 0}
+    model.open.set()
+    for job, _ in [*first.jobs, *last.jobs]:
+        assert job.finished.wait(30)
+    assert [event["kind"] for event in heard if event and event["kind"] != "passes"][-1] == "result"
+    assert session.jobs.computed == 2
+
+
+def test_an_iterable_without_end_is_read_so_far_and_further_as_one_looks(look, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("pellucid.insights.work"), "AHEAD", 100)
+    monkeypatch.setattr(importlib.import_module("pellucid.insights.session"), "FURTHER", 500)
+    session = look(Counting(), (row for row in iter(lambda: torch.zeros(4), None))).session
+    assert result(session, "scan")["scanned"] == session.examples.size == 100
+    assert session.samples(Given({}))["known"] is False
+    assert result(session, "scan")["scanned"] == len(session.catalogue.rows) == 200
+    with pytest.raises(OptionError, match="index"):
+        session.sample(Given({"index": 9_999_999}))
+    assert session.examples.size <= 200 + 500
+
+
+def test_halves_of_letters_in_a_text_are_listed_and_exported(look, tmp_path):
+    looked = look(words_task(), [("good \udc80 day", 0), ("bad", 1)])
+    serving = looked.serve()
+    status, _, body = send(serving, path="/api/samples")
+    assert status == 200
+    assert json.loads(body)["rows"][0]["title"] == "good \udc80 day"
+    assert "good" in looked.export(tmp_path / "view.html").read_text("utf-8")
+
+
+def test_labels_as_real_numbers_are_classes_and_missing_ones_are_none(look):
+    session = look(Counting(), rows(4), labels=np.array([0.0, 1.0, 2.0, np.nan]), classes=CLASSES).session
+    result(session, "scan")
+    told_rows = session.samples(Given({}))["rows"]
+    assert [row["labelName"] for row in told_rows] == ["ant", "bee", "cat", ""]
+    assert [row["said"][0]["loss"] is None for row in told_rows] == [False, False, False, True]
+    assert session.catalogue.confusion(Filter())["total"] == 3
+    assert [row.index for row in session.catalogue.chosen(Filter(verdict="unlabelled"))] == [3]
+
+
+@pytest.mark.parametrize("gives", ["logits", "probabilities"])
+def test_one_output_and_two_names_are_a_classifier_whose_explanations_have_the_sign_of_the_class(look, gives):
+    linear = Counting(classes=1)
+    model = linear if gives == "logits" else nn.Sequential(linear, nn.Sigmoid())
+    data = rows(8)
+    session = look(model, data, labels=[0, 1] * 4, classes=["no", "yes"]).session
+    result(session, "scan")
+    logits = linear.linear(data)[:, 0].detach()
+    for i, (row, logit) in enumerate(zip(session.catalogue.rows, logits, strict=True)):
+        said, chance = row.said[0], float(logit.sigmoid())
+        assert said.predicted == int(chance > 0.5)
+        assert said.confidence == pytest.approx(max(chance, 1 - chance), abs=1e-6)
+        assert said.loss == pytest.approx(-np.log(chance if i % 2 else 1 - chance), abs=1e-5)
+        assert said.right(row.label) == (int(chance > 0.5) == i % 2)
+    for i in range(2):
+        plain = pellucid.explain(model, data[i : i + 1], 0, "input_x_gradient").attributions[0][0].double()
+        found = {t: numbers(told(session, index=i, method="input_x_gradient", target=t)["parts"][0]["values"]) for t in (0, 1)}
+        own = numbers(told(session, index=i, method="input_x_gradient")["parts"][0]["values"])
+        assert found[1] == pytest.approx(plain.numpy(), abs=1e-6)
+        assert found[0] == pytest.approx(-plain.numpy(), abs=1e-6)
+        assert own == pytest.approx(found[session.catalogue.rows[i].said[0].predicted], abs=1e-6)
+    curve = result(session, "trust", index=0, method="input_x_gradient")
+    assert curve["deletion"][0] == pytest.approx(session.catalogue.rows[0].said[0].confidence, abs=1e-5)
+
+
+def test_an_example_may_have_several_classes(look):
+    model, data = Counting(), rows(5)
+    labels = [[0], ["bee", "cat"], [], torch.tensor([1, 0, 1]), {2}]
+    session = look(model, data, labels=labels, classes=CLASSES, exclusive=False).session
+    result(session, "scan")
+    chances = model.linear(data).sigmoid().detach()
+    truth = [(0,), (1, 2), (), (0, 2), (2,)]
+    for row, chance, label in zip(session.catalogue.rows, chances, truth, strict=True):
+        assert row.label == label
+        assert row.said[0].present == tuple(i for i in range(3) if chance[i] >= 0.5)
+        right = torch.tensor([float(i in label) for i in range(3)])
+        assert row.said[0].loss == pytest.approx(float(nn.functional.binary_cross_entropy(chance, right)), abs=1e-5)
+        assert row.said[0].right(row.label) == (row.said[0].present == label)
+    assert [row.index for row in session.catalogue.chosen(Filter(labels=(2,)))] == [1, 3, 4]
+    wanted = [i for i, chance in enumerate(chances) if chance[1] >= 0.5]
+    assert [row.index for row in session.catalogue.chosen(Filter(predicted=(1,)))] == wanted
+    assert told(session, target=1, probability=True)["score"] == pytest.approx(float(chances[0, 1]), abs=1e-6)
+    with pytest.raises(OptionError, match="logits"):
+        insights(model, data, scores="softmax")
+
+
+def test_one_channel_of_a_picture_is_what_explain_gives_for_it(look):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    pictures = torch.rand(2, 3, 8, 8)
+    session = look(model, pictures, classes=CLASSES).session
+    found = told(session, method="input_x_gradient", target=1)
+    full = pellucid.explain(model, pictures[:1], 1, "input_x_gradient").attributions[0][0]
+    assert found["parts"][0]["channels"] == 3
+    for channel in range(3):
+        one = session.channel(Given({"key": found["key"], "part": 0, "channel": channel}))
+        assert numbers(one["values"]) == pytest.approx(full[channel].flatten().numpy(), abs=1e-6)
+    with pytest.raises(OptionError, match="channel"):
+        session.channel(Given({"key": found["key"], "part": 0, "channel": 3}))
+
+
+def test_the_table_holds_the_chosen_and_no_formula(look):
+    session = look(words_task(), [("=1+1 good", 0), ("bad", 1), ('a "quoted", text', 0)]).session
+    result(session, "scan")
+    table = session.quick["table"](Given({"labels": [0]}))
+    read = list(csv.DictReader(io.StringIO(table["text"])))
+    assert [(line["index"], line["example"]) for line in read] == [("0", "'=1+1 good"), ("2", 'a "quoted", text')]
+    said = session.catalogue.rows[0].said[0]
+    assert float(read[0]["confidence"]) == said.confidence
+    assert read[0]["correct"] == str(said.predicted == 0)
+
+
+def test_a_file_in_no_folder_is_refused_before_anything_is_explained(look, tmp_path):
+    model = Counting()
+    with pytest.raises(FileError, match="folder"):
+        look(model, rows(3)).export(tmp_path / "none" / "view.html")
+    assert model.calls == 0

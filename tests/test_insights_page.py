@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -45,7 +46,7 @@ def visit(browser):
         context = browser.new_context(viewport={"width": 1300, "height": 1000}, accept_downloads=True, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on(
             "console", lambda said: wrong.append(said.text) if said.type == "error" and "Failed to load resource" not in said.text else None
@@ -81,7 +82,8 @@ def explained(page, count=1):
 
 def counted(page):
     """How many examples the list says there are, once it has settled."""
-    page.wait_for_function("() => !document.querySelector('.p-scanning progress') && !document.querySelector('.p-list[aria-busy=true]')")
+    page.wait_for_selector(".p-scanning[aria-busy=false]", state="attached")
+    page.wait_for_selector(".p-list[aria-busy=false]")
     return int(re.match(r"[\d,]+", page.inner_text(".p-count"))[0].replace(",", ""))
 
 
@@ -300,13 +302,13 @@ def test_work_is_shown_cancelled_and_begun_again_and_the_model_is_free(look, vis
     page.get_by_role("button", name="Explain", exact=True).click()
     page.wait_for_function("() => document.querySelector('.p-working')?.textContent.includes('through the model')")
     assert page.locator(".p-working progress").count() == 1
-    assert model.entered.wait(20)
+    assert model.entered.wait(60)
     (job,) = looked.session.jobs._live.values()
     page.click(".p-cancel")
     page.wait_for_selector(".p-cancelled")
-    assert job.ticket.stop.wait(20)
+    assert job.ticket.stop.wait(60)
     model.open.set()
-    assert job.finished.wait(20)
+    assert job.finished.wait(60)
     assert job.state == "cancelled"
     page.locator(".p-cancelled button").click()
     explained(page)
@@ -492,12 +494,12 @@ def test_a_browser_that_leaves_frees_the_model(look, visit):
     model.open.clear()
     model.entered.clear()
     page.select_option(".p-method", "vargrad")
-    assert model.entered.wait(20), "the model is in the middle of a call"
+    assert model.entered.wait(60), "the model is in the middle of a call"
     (job,) = looked.session.jobs._live.values()
     page.close()
-    assert job.ticket.stop.wait(20)
+    assert job.ticket.stop.wait(60)
     model.open.set()
-    assert job.finished.wait(20)
+    assert job.finished.wait(60)
     assert job.state == "cancelled"
     assert looked.session.jobs.waiting == 0
 
@@ -521,7 +523,7 @@ def test_axe_finds_no_fault(look, visit, scheme):
     page.evaluate(axe().read_text("utf-8") + "; undefined")
     for tab in ("Example", "Confusion", "Importance"):
         page.get_by_role("tab", name=tab).click()
-        page.wait_for_timeout(300)
+        page.wait_for_selector({"Example": ".p-card", "Confusion": ".p-confusion", "Importance": ".p-sum"}[tab])
         if tab == "Importance":
             page.click(".p-sum")
             page.wait_for_function("() => document.querySelector('.p-global')?.textContent.includes('Means over')")
@@ -544,8 +546,66 @@ def test_light_and_dark(table, visit):
 def test_a_narrow_window_cuts_nothing_off(table, visit):
     page = explained(visit(table[1].url))
     page.set_viewport_size({"width": 420, "height": 900})
-    page.wait_for_timeout(200)
-    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth + 1")
+    page.wait_for_function("() => innerWidth === 420 && document.documentElement.scrollWidth <= innerWidth + 1")
+
+
+def test_a_long_list_scrolls_by_itself_and_does_not_lengthen_the_page(table, visit):
+    page = explained(visit(table[1].url))
+    counted(page)
+    assert page.locator(".p-item .p-mark").count() == 50, "verdicts have words that only screen readers meet"
+    heights = "() => [document.documentElement.scrollHeight, document.querySelector('.p-body').getBoundingClientRect().bottom + scrollY]"
+    whole, content = page.evaluate(heights)
+    assert whole <= max(content, 1000) + 1
+
+
+def test_the_chosen_are_saved_as_a_table(table, visit):
+    looked, serving = table
+    page = explained(visit(serving.url))
+    counted(page)
+    page.select_option(".p-verdict", "incorrect")
+    count = counted(page)
+    with page.expect_download() as download:
+        page.click(".p-csv")
+    read = list(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines()))
+    assert len(read) == count
+    assert {line["first: correct"] for line in read} == {"False"}
+    assert [int(line["index"]) for line in read] == [r.index for r in looked.session.catalogue.rows if r.said[0].predicted != r.label]
+
+
+def test_one_channel_of_a_picture_is_painted_and_a_link_keeps_it(look, visit):
+    # The class is what the second channel holds; the others count for nothing.
+    class Second(nn.Module):
+        def forward(self, x):
+            total = x[:, 1].sum((1, 2))
+            return torch.stack([total, -total], 1)
+
+    looked = look(Second(), torch.rand(3, 3, 6, 6), kind="image", classes=["much", "little"])
+    page = explained(visit(looked.serve().url))
+    for label, holds in (("1 of 3", False), ("2 of 3", True)):
+        page.select_option(".p-channel", label=label)
+        page.wait_for_function("c => document.querySelector('.p-maps')?.textContent.includes(`channel ${c}`)", arg=label[0])
+        assert page.locator(".p-reading").inner_text().startswith("strongest: 0 in") is not holds
+    page.reload()
+    explained(page)
+    page.wait_for_function("() => document.querySelector('.p-maps')?.textContent.includes('channel 2')")
+    page.select_option(".p-channel", label="all together")
+    page.wait_for_function("() => !document.querySelector('.p-maps').textContent.includes('channel')")
+
+
+def test_examples_with_several_classes(look, visit, tmp_path):
+    labels = [[i % 3] if i % 2 else [0, i % 3] for i in range(30)]
+    looked = look(Counting(), rows(30), labels=labels, classes=CLASSES, exclusive=False)
+    page = explained(visit(looked.serve().url))
+    counted(page)
+    page.select_option(".p-verdict", "correct")
+    right = sum(r.said[0].present == r.label for r in looked.session.catalogue.rows)
+    assert counted(page) == right
+    page.get_by_role("tab", name="Confusion").click()
+    page.wait_for_function("() => document.querySelector('.p-main').textContent.includes('several classes')")
+    written = looked.export(tmp_path / "view.html", examples=1)
+    still = explained(visit(written.as_uri()))
+    still.select_option(".p-verdict", "correct")
+    assert counted(still) == right
 
 
 @pytest.mark.slow

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import FileError, MissingExtra
+from ..errors import FileError, MissingExtra, OptionError
 from ..task import Kind
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def insights(
     *,
     classes: Sequence[str] = (),
     kind: Kind | None = None,
+    exclusive: bool = True,
+    scores: Literal["logits", "probabilities"] | None = None,
     names: Sequence[str] = (),
     prepare: Callable[[Any], Any] | None = None,
     title: str = "",
@@ -38,8 +41,14 @@ def insights(
         models: a module, a function of tensors or a `pellucid.Task`; or several, in a list or a mapping from names.
         data: examples, or pairs `(example, label)`: anything with `len()` and `[i]`, or an iterable. A bare model's examples are
             tensors or arrays without a batch dimension (a tuple for several inputs), pictures, or a `pellucid.Sample`.
-        labels: the examples' labels, where data holds none: numbers of classes, their names, or measured values.
-        classes: the classes' names, in the order of the output; a task has its own.
+        labels: the examples' labels, where data holds none: numbers of classes, their names, or measured values. With
+            `exclusive=False` lists of classes, or arrays with 0 or 1 for each class.
+        classes: the classes' names, in the order of the output; a task has its own. Of a model with one output two names make a
+            classifier: the output is the score of the second.
+        exclusive: False: an example may have several classes or none, and each has a probability of its own (sigmoid, not softmax);
+            what has at least 0.5 is predicted.
+        scores: what the model gives; None: probabilities where exclusive classes add up to one, or where the last module is a
+            `Sigmoid`, else logits.
         kind: image, table, text, series or tensor; found from the shape if not said.
         names: of the columns of a table.
         prepare: from an example to a `pellucid.Sample`, in place of the task's.
@@ -60,8 +69,10 @@ def insights(
     from .session import Session
     from .subject import subjects_of
 
-    subjects = subjects_of(models, classes, kind, names, prepare)
-    examples = Examples(data, labels, subjects[0].classes)
+    if scores not in (None, "logits", "probabilities"):
+        raise OptionError(f'scores is {scores!r}; give "logits", "probabilities", or None')
+    subjects = [replace(s, exclusive=exclusive, scores=scores) for s in subjects_of(models, classes, kind, names, prepare)]
+    examples = Examples(data, labels, subjects[0].classes, exclusive)
     return Insights(Session(subjects, examples, title, most, seconds, memory))
 
 
@@ -124,6 +135,8 @@ class Insights:
         """
         from .export import export
 
+        if not Path(path).parent.is_dir():  # before much is explained
+            raise FileError(f"cannot write {str(path)!r}: its folder does not exist; name a file in one that does")
         document = export(self.session, {"examples": examples, **view})
         try:
             Path(path).write_text(document, encoding="utf-8")

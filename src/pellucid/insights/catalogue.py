@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import OptionError
-from .examples import Examples
-from .predictions import Said
+from .examples import Examples, Label
+from .predictions import Said, class_of
 from .subject import Subject
 
 __all__ = ["SORTS", "Catalogue", "Filter", "Row"]
@@ -20,7 +20,7 @@ class Row:
     """What is known of an example without explaining it; `found` holds attribution mass and health of what was explained."""
 
     index: int
-    label: int | float | None = None
+    label: Label = None
     title: str = ""
     said: tuple[Said, ...] = ()
     error: dict[str, Any] | None = None
@@ -65,9 +65,7 @@ class Filter:
 
 
 def _correct(row: Row, said: Said | None) -> bool | None:
-    if row.label is None or said is None or said.predicted is None:
-        return None
-    return said.predicted == row.label
+    return None if said is None else said.right(row.label)
 
 
 VERDICTS: Mapping[str, Callable[[Row, Said | None], bool]] = {
@@ -131,14 +129,14 @@ class Catalogue:
         said = _said(row, asked.model)
         if not VERDICTS[asked.verdict](row, said):
             return False
-        if asked.predicted and (said is None or said.predicted not in asked.predicted):
+        if asked.predicted and (said is None or not said.names(asked.predicted)):
             return False
-        if asked.labels and row.label not in asked.labels:
+        if asked.labels and not any(one in asked.labels for one in (row.label if isinstance(row.label, tuple) else (row.label,))):
             return False
         sure = None if said is None else said.confidence
         if (asked.low, asked.high) != (0, 1) and (sure is None or not asked.low <= sure <= asked.high):
             return False
-        if asked.disagree and len({said.predicted for said in row.said}) < 2:
+        if asked.disagree and len({said.present or said.predicted for said in row.said}) < 2:
             return False
         return not words or all(word in self._text(row, asked.model) for word in words)
 
@@ -152,16 +150,20 @@ class Catalogue:
         """The label in words."""
         if row.label is None:
             return ""
+        if isinstance(row.label, tuple):
+            return ", ".join(map(self.subjects[0].class_name, row.label)) or "none"
         classes = bool(self.subjects[0].classes) or any(said.top for said in row.said)
-        return self.subjects[0].class_name(row.label) if isinstance(row.label, int) and classes else f"{row.label:g}"
+        known = class_of(row.label) if classes else None
+        return f"{row.label:g}" if known is None else self.subjects[0].class_name(known)
 
     def confusion(self, asked: Filter) -> dict[str, Any]:
         """How often each label (row) was predicted as each class (column) among the chosen, and what share was right."""
         subject, counts = self.subjects[asked.model], dict[tuple[int, int], int]()
         for row in self.chosen(asked):
             said = _said(row, asked.model)
-            if isinstance(row.label, int) and said is not None and said.predicted is not None:
-                counts[row.label, said.predicted] = counts.get((row.label, said.predicted), 0) + 1
+            label = class_of(row.label)
+            if label is not None and said is not None and said.predicted is not None:
+                counts[label, said.predicted] = counts.get((label, said.predicted), 0) + 1
         classes = sorted({c for pair in counts for c in pair} | set(range(len(subject.classes) if len(subject.classes) <= 30 else 0)))
         total, right = sum(counts.values()), sum(n for (label, predicted), n in counts.items() if label == predicted)
         return {

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
 
-__all__ = ["Example", "Examples", "split"]
+__all__ = ["Example", "Examples", "Label", "Unreadable", "split"]
+
+
+Label = int | float | tuple[int, ...] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One raw example and its label: the number of a class, a measured value, or None."""
+    """One raw example and its label: the number of a class, a measured value, several classes, or None."""
 
     raw: Any
-    label: int | float | None = None
+    label: Label = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +43,16 @@ class Examples:
         data: examples, or pairs `(example, label)`; a sequence or data set (`len`, `[i]`), or an iterable. Of a `DataLoader`, its data set.
         labels: one for each example, where data holds none.
         classes: names of the classes, for labels that are names.
+        exclusive: whether an example has one label; False: a collection of classes, or an array of 0 and 1.
 
     Raises:
         InputError: data that can neither be indexed nor iterated, or another number of labels.
     """
 
-    def __init__(self, data: Any, labels: Sequence[Any] | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(self, data: Any, labels: Sequence[Any] | None = None, classes: Sequence[str] = (), exclusive: bool = True) -> None:
         if isinstance(data, DataLoader):  # which gives batches; its data set gives examples
             data = data.dataset
-        self.classes, self.labels = tuple(classes), labels
+        self.classes, self.labels, self.exclusive = tuple(classes), labels, exclusive
         self.indexed = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         if not self.indexed and not hasattr(data, "__iter__"):
             raise InputError(f"data is a {type(data).__name__}; give a list, a data set with len() and [i], or an iterable")
@@ -89,19 +95,35 @@ class Examples:
             raise InputError(f"there is no example {index}; they count from 0 to {self.size - 1}")
         with self._lock:
             found = self.data[index] if self.indexed else self._kept[index]
-        raw, label = split(found) if self.labels is None else (found, self.labels[index])
+        raw, label = split(found, self.exclusive) if self.labels is None else (found, self.labels[index])
         return Example(raw, self._label(label))
 
     def read(self, indices: Sequence[int]) -> list[Example | Unreadable]:
         """These examples; in the place of one that cannot be read stands why."""
         return [_tried(lambda i=i: self[i]) for i in indices]  # type: ignore[misc]
 
-    def _label(self, label: Any) -> int | float | None:
+    def _label(self, label: Any) -> Label:
+        if not self.exclusive and label is not None:
+            return self._labels(label)
+        return self._single(label)
+
+    def _labels(self, label: Any) -> tuple[int, ...]:
+        """The classes of an example that may have several."""
+        if isinstance(label, Tensor | np.ndarray) and label.ndim == 1:
+            return tuple(i for i, given in enumerate(label.tolist()) if given)
+        several = label if isinstance(label, list | tuple | set | frozenset) else [label]
+        found = [self._single(one) for one in several]
+        if not all(isinstance(one, int) for one in found):
+            raise InputError(f"the labels {label!r} are no classes; give a list of classes, or an array with 0 or 1 for each")
+        return tuple(sorted(set(found)))  # type: ignore[arg-type]
+
+    def _single(self, label: Any) -> int | float | None:
         if isinstance(label, str):
             if label not in self.classes:
                 raise InputError(f"the label {label!r} is not one of the classes {', '.join(self.classes[:10])}; give a name or a number")
             return self.classes.index(label)
-        return _plain(label)
+        value = _plain(label)
+        return int(value) if self.classes and isinstance(value, float) and value.is_integer() else value
 
 
 def _tried(read: Callable[[], Example]) -> Example | Unreadable:
@@ -116,19 +138,23 @@ def _plain(label: Any) -> int | float | None:
     if value is None or isinstance(value, bool | Integral):
         return None if value is None else int(value)
     if isinstance(value, Real):
-        return float(value)
+        return None if math.isnan(value) else float(value)
     raise InputError(f"the label {label!r} is neither a number, nor a class name, nor None")
 
 
-def split(found: Any) -> tuple[Any, Any]:
+def split(found: Any, exclusive: bool = True) -> tuple[Any, Any]:
     """An example and its label: a pair whose second part can be a label is one, anything else is an example alone.
 
     >>> split(("a text", 3)), split("a text")
     (('a text', 3), ('a text', None))
     """
-    if isinstance(found, tuple | list) and len(found) == 2 and _can_be_label(found[1]):
+    if isinstance(found, tuple | list) and len(found) == 2 and (_can_be_label(found[1]) or (not exclusive and _can_be_labels(found[1]))):
         return found[0], found[1]
     return found, None
+
+
+def _can_be_labels(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset) or (isinstance(value, Tensor | np.ndarray) and value.ndim == 1)
 
 
 def _can_be_label(value: Any) -> bool:

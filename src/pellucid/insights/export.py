@@ -121,6 +121,7 @@ def document(data: Mapping[str, Any]) -> str:
     embedded = json.dumps(data, allow_nan=False, ensure_ascii=False)
     for sign in "<>&\u2028\u2029":
         embedded = embedded.replace(sign, f"\\u{ord(sign):04x}")
+    embedded = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", embedded)  # bytes that were no text, as Python reads them
     # A policy in a file says nothing of frames, bases and forms: the page has none.
     policy = f"default-src 'none'; img-src data: blob:; script-src '{_hash(code)}'; style-src '{_hash(style)}'"
     return (

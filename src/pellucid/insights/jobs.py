@@ -59,8 +59,11 @@ def told_error(error: BaseException) -> Event:
     """An error as a value: what a page says of it."""
     if isinstance(error, TooLong):
         return {"type": "TooLong", "message": "the work took longer than a request may, and was stopped; ask for fewer steps or samples"}
-    notes = " ".join(getattr(error, "__notes__", ()))
-    return {"type": type(error).__name__, "message": f"{error}{' ' + notes if notes else ''}"[:2000]}
+    try:
+        message = "; ".join([str(error) or "no message", *getattr(error, "__notes__", ())])
+    except Exception:  # the user's error, which cannot say what it is
+        message = "no message"
+    return {"type": type(error).__name__, "message": message[:2000]}
 
 
 class Job:
@@ -101,10 +104,18 @@ class Job:
             if event["kind"] in ENDS:
                 self.end, self.state = event, event["kind"]
                 self._listeners.clear()
-        for listener in listeners:
+        try:
+            for listener in listeners:
+                self._tell(listener, event)
+        finally:
+            if event["kind"] in ENDS:
+                self.finished.set()
+
+    def _tell(self, listener: Listener, event: Event) -> None:
+        try:
             listener(event)
-        if event["kind"] in ENDS:
-            self.finished.set()
+        except Exception:  # a page that can no longer be told must not stop the work of the others
+            self.leave(listener)
 
     def _rows(self, rows: int) -> None:
         now = time.monotonic()
@@ -162,6 +173,8 @@ class Jobs:
         return job
 
     def _new(self, key: str, work: Work, priority: int, stays: bool) -> Job:
+        if len(self._live) >= self.most:
+            self._end_given_up()
         if self._closed or len(self._live) >= self.most:
             why = "this session is closed" if self._closed else f"{self.most} pieces of work wait already"
             raise OptionError(f"{why}; wait until some are done, or cancel them")
@@ -177,14 +190,36 @@ class Jobs:
         place = next((place for place in self._waiting if place[2] is job), None)
         return 0 if place is None else sum(other[:2] < place[:2] for other in self._waiting)
 
+    def _end_given_up(self) -> None:
+        """Clear what nobody waits for any more, however much it is, and tell the others once."""
+        with self._turn:
+            given_up = [place[2] for place in self._waiting if place[2].ticket.stop.is_set()]
+            if not given_up:
+                return
+            self._waiting = [place for place in self._waiting if not place[2].ticket.stop.is_set()]
+            heapq.heapify(self._waiting)
+        for job in given_up:
+            self._end(job, {"kind": "cancelled"})
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        with self._turn:
+            places = [(ahead, place[2]) for ahead, place in enumerate(sorted(self._waiting, key=lambda place: place[:2]))]
+        for ahead, job in places:
+            if job.state == "queued":
+                job.emit({"kind": "queued", "ahead": ahead})
+
     def _work(self) -> None:
         while True:
             with self._turn:
                 self._turn.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                place = heapq.heappop(self._waiting)
-            self._step(place)
+            self._end_given_up()
+            with self._turn:
+                place = heapq.heappop(self._waiting) if self._waiting else None
+            if place is not None:
+                self._step(place)
 
     def _step(self, place: tuple[int, int, Job]) -> None:
         """One step of one job; if there are more, it waits again in its old place."""
@@ -196,16 +231,16 @@ class Jobs:
             job.ticket.used += time.monotonic() - job.ticket.since
         except StopIteration as done:
             self._finish(job, done.value)
-        except (Cancelled, GeneratorExit):
+        except Cancelled:
             self._end(job, {"kind": "cancelled"})
-        except Exception as error:  # a model, a data set or a method that failed is told, and work goes on
-            self._end(job, {"kind": "error", "error": told_error(error)})
-        except TooLong as error:
+        except BaseException as error:  # what failed is told, and work goes on, also after a model that asks to exit
             self._end(job, {"kind": "error", "error": told_error(error)})
         else:
             job.emit({"kind": "progress"} | event)
             with self._turn:
                 heapq.heappush(self._waiting, place)
+            return
+        self._tell_places()
 
     def _finish(self, job: Job, value: Any) -> None:
         self.computed += 1
@@ -219,10 +254,7 @@ class Jobs:
         with self._turn:
             if self._live.get(job.key) is job:
                 del self._live[job.key]
-            waiting = [other for _, _, other in self._waiting if other.state == "queued"]
         job.emit(event)
-        for other in waiting:
-            other.emit({"kind": "queued", "ahead": self._ahead(other)})
 
     def cancel(self, key: str) -> bool:
         """Stop the job of that key, whoever listens; False if there is none."""
@@ -248,6 +280,7 @@ class Jobs:
             self._thread.join(5)
         for job in list(self._live.values()):
             job.emit({"kind": "cancelled"})
+        self._live.clear()
 
 
 def _nothing(ticket: Ticket) -> Generator[Event, None, Any]:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..model import undisturbed
 from ..target import tensor_of
 from ..task import Sample
+from .examples import Label
 from .jobs import Ticket, told_error
 from .subject import Ready, Subject
 
-__all__ = ["Said", "predict", "said_of"]
+__all__ = ["Said", "chances_of", "class_of", "is_binary", "predict", "said_of", "scores_of"]
 
 TOP = 10
 
@@ -28,7 +29,8 @@ class Said:
     Attributes:
         top: the classes with the highest scores, `(class, score, probability)`; empty where the model has no classes.
         value: the output, where it is one number.
-        loss: the cross-entropy of the label, or the squared error; None without a label.
+        loss: the cross-entropy of the label (of several, the mean over all classes), or the squared error; None without a label.
+        present: the classes that have at least 0.5, where an example may have several; None where it has one.
         error: why there is no answer.
     """
 
@@ -36,6 +38,7 @@ class Said:
     value: float | None = None
     loss: float | None = None
     error: dict[str, Any] | None = None
+    present: tuple[int, ...] | None = None
 
     @property
     def predicted(self) -> int | None:
@@ -47,8 +50,19 @@ class Said:
         """Its probability."""
         return self.top[0][2] if self.top else None
 
+    def right(self, label: Label) -> bool | None:
+        """Whether that is the label; None where there is none, or no class was predicted."""
+        if label is None or self.predicted is None:
+            return None
+        return self.predicted == label if self.present is None else self.present == label
 
-def predict(subject: Subject, ready: Sequence[Ready], labels: Sequence[int | float | None], ticket: Ticket) -> list[Said]:
+    def names(self, classes: Sequence[int]) -> bool:
+        """Whether any of these classes is predicted."""
+        said = (self.predicted,) if self.present is None else self.present
+        return any(one in classes for one in said)
+
+
+def predict(subject: Subject, ready: Sequence[Ready], labels: Sequence[Label], ticket: Ticket) -> list[Said]:
     """What the model says, from as few calls as the shapes of the examples allow; an example that fails does so alone."""
     groups: dict[Any, list[int]] = {}
     for i, one in enumerate(ready):
@@ -67,7 +81,7 @@ def _shape(sample: Sample) -> tuple[Any, ...]:
     return (*((x.shape[1:], x.dtype) for x in sample.inputs), *sorted(given, key=lambda pair: pair[0]))
 
 
-def _group(subject: Subject, samples: list[Sample], labels: list[int | float | None], ticket: Ticket) -> list[Said]:
+def _group(subject: Subject, samples: list[Sample], labels: list[Label], ticket: Ticket) -> list[Said]:
     try:
         rows = _output(subject, samples, ticket)
         if len(samples) > 1 and (rows.dim() == 0 or len(rows) != len(samples)):
@@ -96,17 +110,58 @@ def _joined(values: list[Any]) -> Any:
     return torch.cat(values) if isinstance(first, Tensor) and first.dim() and len(first) == 1 else first
 
 
-def said_of(subject: Subject, row: Tensor, label: int | float | None) -> Said:
+def said_of(subject: Subject, row: Tensor, label: Label) -> Said:
     """From the scores of one example."""
-    if len(row) == 1:
-        value = float(row[0])
-        return Said(value=value, loss=None if label is None else (value - label) ** 2)
-    chances = row if _is_distribution(row) else row.softmax(0)
-    best = row.argsort(descending=True, stable=True)[:TOP].tolist()
-    known = isinstance(label, int) and 0 <= label < len(row)
-    loss = -math.log(max(float(chances[label]), 1e-12)) if known else None  # type: ignore[index]
-    return Said(tuple((i, float(row[i]), float(chances[i])) for i in best), loss=loss)
+    if len(row) == 1 and not is_binary(subject, row):
+        output = float(row[0])
+        return Said(value=output, loss=None if label is None or isinstance(label, tuple) else (output - label) ** 2)
+    scores, chances = (found(subject, row[None])[0] for found in (scores_of, chances_of))
+    best = scores.argsort(descending=True, stable=True)[:TOP].tolist()
+    top = tuple((i, float(scores[i]), float(chances[i])) for i in best)
+    value = float(row[0]) if len(row) == 1 else None
+    present = None if subject.exclusive or len(row) == 1 else tuple((chances >= 0.5).nonzero()[:, 0].tolist())
+    return Said(top, value, _loss(chances, label), present=present)
 
 
-def _is_distribution(row: Tensor) -> bool:
-    return bool((row >= 0).all()) and abs(float(row.sum()) - 1) < 1e-3
+def _loss(chances: Tensor, label: Label) -> float | None:
+    if isinstance(label, tuple):
+        right = chances.clone()
+        absent = [i for i in range(len(chances)) if i not in label]
+        right[absent] = 1 - right[absent]
+        return float(-right.clamp_min(1e-12).log().mean())
+    known = class_of(label)
+    return -math.log(max(float(chances[known]), 1e-12)) if known is not None and 0 <= known < len(chances) else None
+
+
+def class_of(label: Label) -> int | None:
+    """The class that a label names; data sets often hold classes as 0.0 and 1.0."""
+    return int(label) if isinstance(label, int | float) and float(label).is_integer() else None
+
+
+def is_binary(subject: Subject, output: Tensor) -> bool:
+    """Whether one output tells two classes apart."""
+    return subject.targeted and len(subject.classes) == 2 and output.shape[-1] == 1
+
+
+def scores_of(subject: Subject, output: Tensor) -> Tensor:
+    """`(B, C)`; of one output that tells two classes apart, also the score of the first: what the second lacks."""
+    if not is_binary(subject, output):
+        return output
+    return torch.cat([1 - output if _gives_chances(subject, output) else -output, output], 1)
+
+
+def chances_of(subject: Subject, output: Tensor) -> Tensor:
+    """Probabilities `(B, C)` of the classes."""
+    given = _gives_chances(subject, output)
+    if is_binary(subject, output):
+        chance = output if given else output.sigmoid()
+        return torch.cat([1 - chance, chance], 1)
+    return output if given else output.softmax(1) if subject.exclusive else output.sigmoid()
+
+
+def _gives_chances(subject: Subject, output: Tensor) -> bool:
+    if subject.scores is not None:
+        return subject.scores == "probabilities"
+    if subject.exclusive and output.shape[-1] > 1:
+        return bool((output >= 0).all()) and bool(((output.sum(1) - 1).abs() < 1e-3).all())
+    return any(isinstance(list(root.modules())[-1], nn.Sigmoid) for root in subject.roots)

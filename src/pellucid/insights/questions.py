@@ -13,23 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batch import Run
 from ..errors import OptionError
 from ..explain import explain
 from ..explanation import Explanation
 from ..inputs import Tensors
 from ..methods import DISTRIBUTIONS, EVERY, MAPS
-from ..metrics import deletion, insertion
 from ..model import modules_of
 from ..target import target as an_output
-from ..view import at_input
 from .arguments import checked, layer_of, layers_of
 from .given import Given
 from .jobs import Ticket
+from .predictions import chances_of, predict, scores_of
 from .subject import Ready, Subject
-from .told import finite_or_none, told_explanation
+from .told import told_explanation
 
-__all__ = ["Answer", "Question", "Watched", "ask", "curves"]
+__all__ = ["Answer", "Question", "Watched", "aimed_at", "ask", "pieces", "target_of"]
 
 IN_PIECES = {"feature_ablation", "lime", "shapley", "banzhaf", "owen"}
 GRID = 8  # a picture is hidden in about so many pieces across
@@ -164,11 +162,12 @@ def ask(subject: Subject, ready: Ready, question: Question, ticket: Ticket, refe
     if question.method in MAPS:
         options["layer"] = _layer(subject, question.layer)
     part = ready.parts[0]
+    aimed, single = aimed_at(subject, ready, question, ticket)
     kind: Any = "tensor" if part.kind == "empty" else part.kind
     found = explain(
         Watched(subject.model, ticket),
         sample.inputs,
-        _target(subject, question),
+        target_of(subject, aimed, single or question.probability),
         question.method,
         baselines=baselines,
         kwargs=sample.keywords,
@@ -193,21 +192,34 @@ def _layer(subject: Subject, layer: str) -> str:
     return layer
 
 
-def _target(subject: Subject, question: Question, probability: bool = False) -> Any:
-    if not subject.targeted or (question.target is None and not (probability or question.probability)):
-        return None
-    one, other = question.target, question.versus
-    if not (probability or question.probability):
-        return an_output(one) - an_output(other) if other is not None else one
+def aimed_at(subject: Subject, ready: Ready, question: Question, ticket: Ticket) -> tuple[Question, bool]:
+    """The question, and whether one output tells two classes apart; then with the class that it is about: the sign depends on it."""
+    if not subject.targeted or len(subject.classes) != 2:
+        return question, False
+    said = predict(subject, [ready], [None], ticket)[0]
+    if said.value is None or said.predicted is None:
+        return question, False
+    return replace(question, target=said.predicted if question.target is None else question.target), True
 
-    def chance(output: Any) -> Tensor:
-        chances = output if bool((output >= 0).all()) and bool(((output.sum(1) - 1).abs() < 1e-3).all()) else output.softmax(1)
-        first: Tensor = chances[:, one] if one is not None else chances.max(1).values
-        return first if other is None else first - chances[:, other]
+
+def target_of(subject: Subject, question: Question, computed: bool) -> Any:
+    """What is explained; `computed`: of the probabilities, or of two classes' scores, and no output as it is."""
+    one, other = question.target, question.versus
+    if not subject.targeted or (one is None and not computed):
+        return None
+    if not computed:
+        return an_output(one) - an_output(other) if other is not None else one
+    reads = chances_of if question.probability else scores_of
+
+    def aim(output: Any) -> Tensor:
+        values = reads(subject, output)
+        first: Tensor = values[:, one] if one is not None else values.max(1).values
+        return first if other is None else first - values[:, other]
 
     words = "the predicted class" if one is None else subject.class_name(one)
-    chance.__name__ = f"probability of {words}" + (f" less that of {subject.class_name(other)}" if other is not None else "")
-    return chance
+    of, less = ("probability of ", " less that of ") if question.probability else ("", " less ")
+    aim.__name__ = f"{of}{words}{'' if other is None else less + subject.class_name(other)}"
+    return aim
 
 
 def pieces(ready: Ready) -> tuple[Tensor, ...]:
@@ -227,26 +239,3 @@ def _pieces(x: Tensor, kind: str) -> Tensor:
     if kind == "text" and x.dim() == 3:
         return torch.arange(x.shape[1], device=x.device).view(1, -1, 1)
     return torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
-
-
-def _by_place(attribution: Tensor, kind: str) -> Tensor:
-    """A pixel with all its colours, a token with its embedding, as one."""
-    axis = {"image": 1, "text": 2}.get(kind)
-    return attribution.sum(axis, keepdim=True) if axis is not None and attribution.dim() > 2 else attribution
-
-
-def curves(subject: Subject, ready: Ready, answer: Answer, ticket: Ticket, steps: int = 10) -> dict[str, Any]:
-    """How the score falls when what was called important is taken away, and rises when it is shown (Petsiuk et al. 2018)."""
-    question, sample = answer.question, ready.sample
-    classes = bool(answer.explanation.predictions is not None) and question.versus is None
-    if classes and question.target is None:
-        question = replace(question, target=int(answer.explanation.predictions[0]))  # type: ignore[index]
-    view = at_input(Watched(subject.model, ticket), sample.inputs, _target(subject, question, probability=classes), kwargs=sample.keywords)
-    places = tuple(_by_place(a, part.kind) for a, part in zip(answer.explanation.attributions, ready.parts, strict=True))
-    fill = sample.baselines if sample.baselines is not None else tuple(torch.zeros_like(x) for x in sample.inputs)
-    found = {
-        name: metric(view, places, fill, steps=steps, run=Run(progress=False)).scores[0]
-        for name, metric in (("deletion", deletion), ("insertion", insertion))
-    }
-    told = {name: [finite_or_none(v) for v in scores.tolist()] for name, scores in found.items()}
-    return told | {"probability": classes, "means": {name: finite_or_none(float(scores.mean())) for name, scores in found.items()}}

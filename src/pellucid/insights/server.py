@@ -49,10 +49,14 @@ def app_of(session: Session, key: str, hosts: set[str]) -> Any:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.responses import Response, StreamingResponse
     from starlette.routing import Route
 
     streams = asyncio.Semaphore(STREAMS)
+
+    def told(value: Any, status: int = 200) -> Response:
+        # In ASCII: a text may hold halves of letters, which UTF-8 cannot write.
+        return Response(json.dumps(value, allow_nan=False), status, media_type="application/json")
 
     async def file(request: Request) -> Response:
         name, kind = PAGE[request.url.path]
@@ -65,16 +69,16 @@ def app_of(session: Session, key: str, hosts: set[str]) -> Any:
                 raise Refused(404, f"there is no {name[:40]!r}; ask for {', '.join([*session.quick, *session.long])}")
             given = Given(await _json(request))
             if name in session.quick:
-                return JSONResponse(await run_in_threadpool(session.quick[name], given))
+                return told(await run_in_threadpool(session.quick[name], given))
             if streams.locked():
                 raise Refused(429, f"{STREAMS} requests are under way; wait until some are done")
             return StreamingResponse(_events(session, name, given, streams), media_type="text/event-stream")
         except Refused as refused:
-            return JSONResponse({"error": {"type": "Refused", "message": str(refused)}}, refused.status)
+            return told({"error": {"type": "Refused", "message": str(refused)}}, refused.status)
         except PellucidError as error:
-            return JSONResponse({"error": told_error(error)}, 422)
+            return told({"error": told_error(error)}, 422)
         except Exception as error:  # the user's code: the page says what happened and goes on
-            return JSONResponse({"error": told_error(error)}, 500)
+            return told({"error": told_error(error)}, 500)
 
     routes = [*(Route(path, file, methods=["GET"]) for path in PAGE), Route("/api/{name}", asked, methods=["POST"])]
     return Guard(Starlette(routes=routes), key, hosts)
@@ -107,8 +111,12 @@ async def _events(session: Session, name: str, given: Given, streams: asyncio.Se
             loop.call_soon_threadsafe(queue.put_nowait, event)
 
     async with streams:
+        begun = asyncio.ensure_future(asyncio.to_thread(session.follow, name, given, tell))
         try:
-            following = await asyncio.to_thread(session.follow, name, given, tell)
+            following = await asyncio.shield(begun)
+        except asyncio.CancelledError:  # who asked has left before it began
+            begun.add_done_callback(lambda late: None if late.cancelled() or late.exception() else late.result().stop())
+            raise
         except Exception as error:  # a request that cannot be begun, or the user's code
             yield _event({"n": 0, "kind": "error", "error": told_error(error)})
             return

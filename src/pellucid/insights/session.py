@@ -14,6 +14,7 @@ import torch
 from ..errors import OptionError
 from ..inputs import Tensors
 from ..metrics import agreement
+from ..show.scale import array_of
 from .catalogue import Catalogue, Filter, Row
 from .edits import editable, edited
 from .examples import Example, Examples, Unreadable
@@ -24,7 +25,8 @@ from .kept import Kept
 from .questions import Answer, Question, ask
 from .start import start_of
 from .subject import Ready, Subject, title_of
-from .told import finite_or_none, told_glimpse, told_part, told_said
+from .table import table_of
+from .told import channels_of, finite_or_none, packed, told_glimpse, told_label, told_part, told_said
 from .work import WORK
 
 __all__ = ["Session"]
@@ -33,7 +35,8 @@ COSTS = 1000  # of questions that are remembered, to tell how far the next one i
 READY = 64 * 2**20  # bytes of prepared examples that are kept
 REFERENCES = 16
 PAGE = 200  # rows of a list
-FAR = 10_000_000  # examples that an iterable is read for a request
+FAR = 10_000_000  # the highest number of an example that can be asked for
+FURTHER = 10_000  # examples that an iterable is read for one request
 
 
 class Session:
@@ -68,7 +71,9 @@ class Session:
             "sample": self.sample,
             "agreement": self.agreement,
             "save": self.save,
-            "cancel": lambda given: {"cancelled": self.jobs.cancel(given.text("key", most=4000))},
+            "table": lambda given: table_of(self, self.filter(given)),
+            "channel": self.channel,
+            "cancel": lambda given: {"cancelled": self.jobs.cancel(given.text("key", most=40_000))},
         }
         self.long = frozenset(WORK)
 
@@ -93,7 +98,7 @@ class Session:
     def samples(self, given: Given) -> dict[str, Any]:
         """A page of the list; no example of it is explained for that."""
         asked, offset = self.filter(given), given.whole("offset", 0, FAR, 0)
-        self.catalogue.upto(self.examples.upto(offset + PAGE))
+        self._read(offset + PAGE)
         chosen = self.catalogue.chosen(asked)
         page = chosen[offset : offset + given.whole("limit", 1, PAGE, 50)]
         read = self.examples.read([row.index for row in page])
@@ -121,8 +126,9 @@ class Session:
         return {
             "index": row.index,
             "title": row.title,
-            "label": finite_or_none(row.label),
+            "label": told_label(row.label),
             "labelName": self.catalogue.label(row),
+            "correct": [said.right(row.label) for said in row.said],
             "said": [told_said(subject, said) for subject, said in zip(self.subjects, row.said, strict=False)],
             "mass": None if kept is None else finite_or_none(kept[0]),
             "healthy": None if kept is None else kept[1],
@@ -136,7 +142,10 @@ class Session:
 
     def _reach(self, given: Given) -> None:
         """Read an iterable as far as the example that a request names, within reason."""
-        self.catalogue.upto(self.examples.upto(given.whole("index", 0, FAR) + 1))
+        self._read(given.whole("index", 0, FAR) + 1)
+
+    def _read(self, stop: int) -> None:
+        self.catalogue.upto(self.examples.upto(min(stop, self.examples.size + FURTHER)))
 
     def row(self, given: Given) -> Row:
         """The row of the example that a request names."""
@@ -155,7 +164,7 @@ class Session:
         said = row.said if not edit and row.said else (None,) * len(self.subjects)
         return {
             "index": row.index,
-            "label": finite_or_none(row.label),
+            "label": told_label(row.label),
             "labelName": self.catalogue.label(row),
             "text": example.raw if isinstance(example.raw, str) else None,
             "editable": next((one["editable"] for one in seen if "editable" in one), ""),
@@ -168,7 +177,8 @@ class Session:
         except Exception as error:  # the user's `prepare`
             # The example as it was, so that an edit that failed can be mended.
             return {"error": told_error(error), **(self._seen(subject, model, index, raw, {}) if edit else {"parts": []})}
-        return {"parts": [told_part(part) for part in ready.parts], "editable": editable(raw, ready)}
+        pairs = zip(ready.parts, ready.sample.inputs, strict=True)
+        return {"parts": [told_part(part) | {"channels": channels_of(part, x)} for part, x in pairs], "editable": editable(raw, ready)}
 
     def ready(self, model: int, index: int, edit: Mapping[str, Any] | None = None) -> Ready:
         """An example ready for a model."""
@@ -190,15 +200,27 @@ class Session:
 
     def save(self, given: Given) -> dict[str, Any]:
         """An answer that is kept, in the library's own format."""
-        answer = self.jobs.kept.get(given.text("key", most=40_000))
-        if answer is None:
-            raise OptionError("that explanation is no longer kept; ask for it again")
+        answer = self._answered(given)
         with tempfile.TemporaryDirectory() as folder:
             path = answer.explanation.save(Path(folder) / "explanation.safetensors")
             return {
                 "name": f"{answer.explanation.method}-{answer.question.index}.safetensors",
                 "data": base64.b64encode(path.read_bytes()).decode(),
             }
+
+    def channel(self, given: Given) -> dict[str, Any]:
+        """The attributions of one channel of one picture of an answer that is kept."""
+        answer = self._answered(given)
+        attribution = answer.explanation.attributions[given.whole("part", 0, len(answer.explanation.attributions) - 1)]
+        if attribution.dim() != 4:
+            raise OptionError("only the attributions of pictures have channels")
+        return {"values": packed(array_of(attribution[0, given.whole("channel", 0, attribution.shape[1] - 1)]))}
+
+    def _answered(self, given: Given) -> Answer:
+        answer: Answer | None = self.jobs.kept.get(given.text("key", most=40_000))
+        if answer is None:
+            raise OptionError("that explanation is no longer kept; ask for it again")
+        return answer
 
     # What takes work; `work` says how.
 

@@ -28,7 +28,14 @@ def start_of(session: Session) -> dict[str, Any]:
         "title": session.title,
         "version": __version__,
         "models": [
-            {"name": s.name, "classes": list(s.classes), "layers": layers_of(s), "layer": layer_of(s), "targeted": s.targeted}
+            {
+                "name": s.name,
+                "classes": list(s.classes),
+                "layers": layers_of(s),
+                "layer": layer_of(s),
+                "targeted": s.targeted,
+                "exclusive": s.exclusive,
+            }
             for s in subjects
         ],
         "methods": offered(subjects),

@@ -68,6 +68,8 @@ class Subject:
         scored: from the model's output to the scores that are shown; None: as they are (probabilities by softmax).
         targeted: whether the output has classes to be explained; False: the output itself is.
         glimpse: a few words for lists, from the raw example.
+        exclusive: whether an example has one class; False: any number of them.
+        scores: what the output holds, "logits" or "probabilities"; None: found from it.
     """
 
     name: str
@@ -78,6 +80,8 @@ class Subject:
     scored: Callable[[Any], Any] | None = None
     targeted: bool = True
     glimpse: Callable[[Any], Any] = field(default=lambda raw: raw)
+    exclusive: bool = True
+    scores: str | None = None
 
     @property
     def roots(self) -> tuple[nn.Module, ...]:

@@ -19,10 +19,12 @@ from ..show.example import unit_of
 from ..show.scale import Array, array_of, pooled
 from ..show.text import merged
 from ..show.thing import thing_of
+from .examples import Label
 from .predictions import Said
 from .subject import Part, Ready, Subject
 
 __all__ = [
+    "channels_of",
     "finite_or_none",
     "mass_of",
     "packed",
@@ -30,6 +32,7 @@ __all__ = [
     "seen_of",
     "told_explanation",
     "told_glimpse",
+    "told_label",
     "told_part",
     "told_picture",
     "told_said",
@@ -77,6 +80,11 @@ def told_glimpse(glimpse: Any) -> dict[str, Any]:
     return {"picture": told_picture(np.asarray(small))}
 
 
+def told_label(label: Label) -> Any:
+    """A number, or a list of classes."""
+    return list(label) if isinstance(label, tuple) else finite_or_none(label)
+
+
 def told_said(subject: Subject, said: Said | None) -> dict[str, Any] | None:
     """What a model says of an example."""
     if said is None:
@@ -85,7 +93,8 @@ def told_said(subject: Subject, said: Said | None) -> dict[str, Any] | None:
         {"index": i, "name": subject.class_name(i), "score": finite_or_none(score), "probability": finite_or_none(chance)}
         for i, score, chance in said.top
     ]
-    return {"top": top, "value": finite_or_none(said.value), "loss": finite_or_none(said.loss), "error": said.error}
+    present = None if said.present is None else [subject.class_name(i) for i in said.present]
+    return {"top": top, "present": present, "value": finite_or_none(said.value), "loss": finite_or_none(said.loss), "error": said.error}
 
 
 def told_part(part: Part) -> dict[str, Any]:
@@ -103,6 +112,11 @@ def told_part(part: Part) -> dict[str, Any]:
         "words": words,
         "picture": told_picture(part.picture),
     }
+
+
+def channels_of(part: Part, x: Tensor) -> int:
+    """Of a picture; 1 for what is none."""
+    return x.shape[1] if part.kind == "image" and x.dim() == 4 else 1
 
 
 def seen_of(explanation: Explanation, ready: Ready) -> list[Array]:
@@ -131,7 +145,10 @@ def told_explanation(explanation: Explanation, ready: Ready) -> dict[str, Any]:
     """All that a page shows of the explanation of one example."""
     seen = seen_of(explanation, ready)
     total = mass_of(seen)
-    parts = [_part(part, values, total) for part, values in zip(ready.parts, seen, strict=True)]
+    parts = [
+        _part(part, values, total) | {"channels": channels_of(part, a)}
+        for part, values, a in zip(ready.parts, seen, explanation.attributions, strict=True)
+    ]
     completeness = explanation.check("completeness")
     return {
         "method": explanation.method,

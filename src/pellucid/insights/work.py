@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from .catalogue import Row
 from .examples import Example, Unreadable
+from .faithful import curves
 from .following import Following
 from .given import Given
 from .importance import Importance
 from .jobs import QUICK, SLOW, USUAL, Event, Ticket, Work, told_error
 from .predictions import Said, predict
-from .questions import Question, curves
+from .questions import Question
 from .subject import Ready, Subject, title_of
 from .told import told_said
 
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["WORK"]
 
 CHUNK = 64  # examples that are predicted at a time
+AHEAD = 10_000  # examples of an iterable that are predicted before they are looked at: it may have no end
 MOST = 2000  # examples whose attributions are averaged
 
 Steps = Generator[Event, None, Any]
 
 
 def scan(session: Session, given: Given, following: Following) -> None:
-    """Predict every example that was not predicted yet; it goes on when nobody listens."""
+    """Predict every example that was not predicted yet, of an iterable the first; it goes on when nobody listens."""
     following.begin(0, "scan", lambda ticket: _scan(session, ticket), SLOW, stays=True)
 
 
 def _scan(session: Session, ticket: Ticket) -> Steps:
     catalogue, examples = session.catalogue, session.examples
-    while (stop := examples.upto(catalogue.scanned + CHUNK)) > catalogue.scanned:
+    while (stop := examples.upto(_next(session))) > catalogue.scanned:
         catalogue.upto(stop)
         _predicted(session, catalogue.rows[catalogue.scanned : stop], ticket)
         catalogue.scanned = stop
@@ -43,6 +45,12 @@ def _scan(session: Session, ticket: Ticket) -> Steps:
         ticket.used = 0.0  # each part has the time of a request
     stopped = examples.stopped
     return {"scanned": catalogue.scanned, "stopped": None if stopped is None else told_error(stopped)}
+
+
+def _next(session: Session) -> int:
+    """Up to which example is predicted next."""
+    stop = session.catalogue.scanned + CHUNK
+    return stop if session.examples.indexed else min(stop, max(AHEAD, len(session.catalogue.rows)))
 
 
 def _predicted(session: Session, rows: Sequence[Row], ticket: Ticket) -> None:

@@ -333,16 +333,17 @@ class Embedded {
   chosen(given) {
     const model = given.model ?? 0, words = (given.search ?? "").toLowerCase().split(/\s+/).filter(Boolean);
     const tests = {
-      correct: (row, top) => row.label !== null && top !== undefined && top.index === row.label,
-      incorrect: (row, top) => row.label !== null && top !== undefined && top.index !== row.label,
+      correct: (row) => row.correct?.[model] === true,
+      incorrect: (row) => row.correct?.[model] === false,
       unlabelled: (row) => row.label === null && !row.error,
-      unreadable: (row) => Boolean(row.error),
+      unreadable: (row) => Boolean(row.error || row.said[model]?.error),
     };
     const kept = this.data.rows.filter((row) => {
-      const top = row.said[model]?.top[0];
-      if (tests[given.verdict] && !tests[given.verdict](row, top)) return false;
-      if (given.predicted?.length && !given.predicted.includes(top?.index)) return false;
-      if (given.labels?.length && !given.labels.includes(row.label)) return false;
+      const top = row.said[model]?.top[0], present = row.said[model]?.present;
+      if (tests[given.verdict] && !tests[given.verdict](row)) return false;
+      const predicted = present ? row.said[model].top.filter((one) => present.includes(one.name)).map((one) => one.index) : [top?.index];
+      if (given.predicted?.length && !predicted.some((one) => given.predicted.includes(one))) return false;
+      if (given.labels?.length && ![row.label].flat().some((one) => given.labels.includes(one))) return false;
       if (((given.low ?? 0) > 0 || (given.high ?? 1) < 1) && !(top && top.probability >= (given.low ?? 0) && top.probability <= (given.high ?? 1))) return false;
       if (given.disagree && new Set(row.said.map((said) => said?.top[0]?.index)).size < 2) return false;
       const text = `#${row.index} ${row.title} ${row.labelName} ${top?.name ?? ""}`.toLowerCase();
@@ -358,7 +359,7 @@ class Embedded {
     let right = 0, total = 0;
     for (const row of this.chosen(given)) {
       const top = row.said[given.model ?? 0]?.top[0];
-      if (row.label === null || !top) continue;
+      if (row.label === null || Array.isArray(row.label) || !top) continue;
       counts.set(`${row.label}/${top.index}`, (counts.get(`${row.label}/${top.index}`) ?? 0) + 1);
       names.set(row.label, row.labelName).set(top.index, top.name);
       total += 1;
@@ -380,7 +381,7 @@ function canonical(question) {
 
 const FILTER = { model: 0, verdict: "all", predicted: [], labels: [], low: 0, high: 1, search: "", disagree: false, sort: "index", descending: false };
 const COLUMN = { model: 0, method: "integrated_gradients", options: {}, layer: "", seed: 0 };
-const LOOK = { opacity: 0.9, sign: "all", outliers: 2, same: false, merge: true, top: 10 };
+const LOOK = { opacity: 0.9, sign: "all", outliers: 2, same: false, merge: true, top: 10, channel: "" };
 const LIMIT = 50;
 // A browser keeps six connections to one address; each explanation under way holds one.
 const COLUMNS = 3;
@@ -447,6 +448,7 @@ class State {
     this.target = { class: known(target.class), versus: known(target.versus), probability: target.probability === true };
     this.look = restored(parsed("look"), LOOK);
     if (!SIGNS[this.look.sign]) this.look.sign = "all";
+    if (!/^\d{0,2}$/.test(this.look.channel)) this.look.channel = "";
     const edit = parsed("edit");
     if (edit && typeof edit === "object" && !Array.isArray(edit)) this.edit = edit;
   }
@@ -480,7 +482,7 @@ function drawnMap(part, told, unit, look, wide) {
   const original = part.picture
     ? h("figure", {}, enlarge(h("canvas", { class: "p-picture", role: "img", "aria-label": `The ${part.name} itself` }), pictureData(part.picture), wide), h("figcaption", {}, "input"))
     : null;
-  const map = h("figure", {}, canvas, h("figcaption", {}, "attribution"));
+  const map = h("figure", {}, canvas, h("figcaption", {}, part.channel === null || part.channel === undefined ? "attribution" : `attribution, channel ${part.channel + 1}`));
   return h("div", {}, h("div", { class: "p-maps" }, original, map), colourBar(unit, clipped, told.unit, look.sign), reading);
 }
 
@@ -532,7 +534,7 @@ function curveChart(curves) {
   const all = [...curves.deletion, ...curves.insertion].filter((v) => v !== null);
   const low = curves.probability ? 0 : Math.min(...all), high = curves.probability ? 1 : Math.max(...all, low + 1e-9);
   const line = (values, name) => {
-    const points = values.map((v, i) => `${left + ((width - left - 6) * i) / (values.length - 1)},${6 + (height - bottom - 6) * (1 - ((v ?? low) - low) / (high - low))}`);
+    const points = values.map((v, i) => `${left + (width - left - 6) * curves.shares[i]},${6 + (height - bottom - 6) * (1 - ((v ?? low) - low) / (high - low))}`);
     return svg("polyline", { points: points.join(" "), class: `p-line p-${name}`, fill: "none" });
   };
   const text = (x, y, anchor, words) => svg("text", { x, y, "text-anchor": anchor, class: "p-axis" }, words);
@@ -676,7 +678,8 @@ class App {
     if (this.page) document.title = `${title} – Pellucid`;
     const sheetOf = (words) => h(this.page ? "h1" : "h2", { class: "p-title" }, words);
     const tools = h("div", { class: "p-tools" },
-      this.still ? null : button("Export", () => this.exported(), { class: "p-export" }),
+      this.still ? null : button("Export", () => this.exported(), { class: "p-export", title: "This view as one HTML file" }),
+      this.still ? null : button("CSV", () => this.tabled(), { class: "p-csv", title: "The chosen examples as a table", "aria-label": "Save the chosen examples as CSV" }),
       button("Light / dark", () => this.theme(), { class: "p-theme" }), button("Keys", () => this.keys.showModal(), { class: "p-keys" }));
     const notices = start.notices.map((words) => h("p", { class: "p-notice", role: "note" }, words));
     this.banner = h("div", { class: "p-banner" });
@@ -725,6 +728,7 @@ class App {
     this.remember();
     if (name === "confusion") this.confusion();
     if (name === "importance" && !this.panels.importance.hasChildNodes()) this.importance();
+    else if (name === "importance") this.sumWords.textContent = this.sumText();
   }
 
   theme() {
@@ -779,7 +783,7 @@ class App {
         if (state.tab === "confusion") this.confusion();
       }, { class: "p-clear" }));
     this.count = h("p", { class: "p-count" });
-    this.scanning = h("div", { class: "p-scanning" });
+    this.scanning ??= h("div", { class: "p-scanning", "aria-busy": "true" });
     this.items ??= h("ul", { class: "p-list", "aria-label": "Examples" });
     this.pager ??= h("div", { class: "p-pager" });
     this.side.replaceChildren(h("details", { class: "p-filterbox", open: this.page }, h("summary", {}, "Filter and sort"), form), this.scanning, this.count, this.items, this.pager);
@@ -808,6 +812,8 @@ class App {
     this.items.replaceChildren(...found.rows.map((row) => this.item(row)));
     if (!found.rows.length) this.items.append(h("li", { class: "p-note" }, "No example passes the filter."));
     if (focused) this.items.querySelector(`[data-index="${focused}"]`)?.focus();
+    // An iterable is read on as far as one looks, and predicted as far as it is read.
+    if (!found.known && found.scanned < found.all && !this.predicting) this.scan();
     const last = state.offset + found.rows.length;
     const turnTo = (offset) => () => {
       state.offset = Math.max(0, offset);
@@ -820,10 +826,10 @@ class App {
 
   item(row) {
     const model = this.state.filter.model, said = row.said[model], top = said?.top[0];
-    const right = row.label !== null && row.label !== undefined && top ? top.index === row.label : null;
+    const right = row.correct?.[model] ?? null;
     const mark = row.error || said?.error ? "!" : right === null ? "" : right ? "✓" : "✗";
     const verdict = row.error || said?.error ? "unreadable" : right === null ? "" : right ? "correct" : "incorrect";
-    const answer = top ? `${top.name} ${percent(top.probability)}` : said?.value !== null && said?.value !== undefined ? number(said.value) : said ? "no answer" : "…";
+    const answer = said?.present ? said.present.join(", ") || "no class" : top ? `${top.name} ${percent(top.probability)}` : said?.value !== null && said?.value !== undefined ? number(said.value) : said ? "no answer" : "…";
     const sorted = { loss: said?.loss, mass: row.mass, value: said?.value }[this.state.filter.sort];
     const facts = [row.labelName ? `label ${row.labelName}` : "", sorted !== undefined ? `${this.state.filter.sort} ${number(sorted)}` : "", row.healthy === false ? "look at its health" : ""].filter(Boolean).join(" · ");
     const made = button([], () => this.choose(row.index), { class: "p-item", "data-index": row.index, "aria-current": row.index === this.state.sample ? "true" : null });
@@ -864,11 +870,15 @@ class App {
   }
 
   scan() {
-    let told = 0;
+    let told = -Infinity;
+    this.predicting = true;
+    this.scanning.setAttribute("aria-busy", "true");
     const tell = (event) => {
+      if (event.kind === "result" || event.kind === "error") this.scanning.setAttribute("aria-busy", "false");
+      if (event.kind === "result") this.predicting = false;
       if (event.kind === "progress") {
         this.scanning.replaceChildren(h("progress", { max: event.total, value: event.total ? event.done : undefined, "aria-label": "Predicting" }), h("span", { class: "p-note" }, `predicting, ${event.done.toLocaleString("en")}${event.total ? ` of ${event.total.toLocaleString("en")}` : ""}`));
-        if (performance.now() - told > 700) {
+        if (performance.now() - told > 700 || event.done === event.total) {
           told = performance.now();
           this.list();
         }
@@ -907,8 +917,8 @@ class App {
     if (sample.error) return panel.replaceChildren(head, complaint(sample.error, () => this.show()));
     this.predictions = h("div", { class: "p-predictions" });
     this.cards = h("div", { class: `p-cards${state.columns.length === 1 ? " p-single" : ""}` });
-    const controls = h("div", { class: "p-controls" }, this.targets(), this.looks());
-    panel.replaceChildren(...[head, h("div", { class: "p-top" }, this.predictions, controls), this.editor(), this.cards].filter(Boolean));
+    this.controls = h("div", { class: "p-controls" }, this.targets(), this.looks());
+    panel.replaceChildren(...[head, h("div", { class: "p-top" }, this.predictions, this.controls), this.editor(), this.cards].filter(Boolean));
     this.results = [];
     state.columns.forEach((_, i) => this.cards.append(this.card(i)));
     if (state.columns.length < COLUMNS && !this.still) this.cards.append(h("div", { class: "p-add" }, button("Compare with another", () => this.compare(), { class: "p-compare" })));
@@ -940,6 +950,11 @@ class App {
       return h("div", {}, heading, h("ul", { class: "p-tops", "aria-label": `What ${name} says; choose a class to explain it` }, rows), change);
     };
     this.predictions.replaceChildren(...this.sample.models.map(of));
+    // Without names the classes to choose from are those that were predicted.
+    if (!this.sample.models.some((model) => model.said)) {
+      this.sample.models.forEach((model, i) => (model.said = said[i]));
+      this.controls.replaceChildren(...[this.targets(), this.looks()].filter(Boolean));
+    }
   }
 
   aim(change) {
@@ -966,10 +981,13 @@ class App {
       this.paint();
     };
     const kinds = this.sample.models.flatMap((model) => model.parts.map((part) => part.kind));
+    const channels = Math.max(1, ...this.sample.models.flatMap((model) => model.parts.map((part) => part.channels ?? 1)));
+    const choices = [{ value: "", text: "all together" }, ...Array.from({ length: Math.min(channels, 64) }, (_, i) => ({ value: i, text: `${i + 1} of ${channels}` }))];
     const range = (name, low, high, step, words) => labelled(words, h("input", { type: "range", min: String(low), max: String(high), step: String(step), value: String(look[name]), class: `p-${name}`, on: { input: (event) => change(name, Number(event.target.value)) } }));
     const tick = (name, words) => labelled(words, h("input", { type: "checkbox", checked: look[name], on: { change: (event) => change(name, event.target.checked) } }), { class: "p-field p-check" });
     return h("div", { class: "p-row p-looks", role: "group", "aria-label": "How it is drawn" },
       labelled("Show", select(Object.entries(SIGNS).map(([value, [text]]) => ({ value, text })), look.sign, (v) => change("sign", v), { class: "p-sign" })),
+      channels > 1 && !this.still ? labelled("Channel", select(choices, look.channel, (v) => this.rechannel(v), { class: "p-channel" })) : null,
       kinds.includes("image") ? range("opacity", 0, 1, 0.05, "Opacity") : null, range("outliers", 0, 20, 0.5, "Clip, %"),
       kinds.includes("table") ? range("top", 3, 50, 1, "Rows") : null, kinds.includes("text") ? tick("merge", "Whole words") : null,
       this.state.columns.length > 1 ? tick("same", "Same scale") : null);
@@ -1061,12 +1079,35 @@ class App {
     const again = () => this.run(i);
     const done = (told) => {
       result.told = { ...told, parts: told.parts.map((part) => ({ ...part, values: decode(part.values) })) };
-      this.paint();
+      if (this.state.look.channel === "") this.paint();
+      else this.rechannel(this.state.look.channel);
       this.agree();
       this.say(`Explained by ${pretty(told.method)}`);
     };
     result.giveUp = carry(this.transport, "explain", { questions: [this.question(i)] }, result.place, "waiting", done, again);
     this.giveUps.push(result.giveUp);
+  }
+
+  // Of every picture's map the channel that was chosen, or all together where the map has none.
+  async channelled(result) {
+    const { channel } = this.state.look, parts = result?.told?.parts ?? [];
+    await Promise.all(parts.map(async (part, j) => {
+      part.all ??= part.values;
+      part.channel = !this.still && channel !== "" && part.channels > Number(channel) && part.channels > 1 ? Number(channel) : null;
+      if (part.channel === null) part.values = part.all;
+      else part.values = decode((await this.transport.ask("channel", { key: result.told.key, part: j, channel: part.channel })).values);
+    }));
+  }
+
+  async rechannel(channel) {
+    this.state.look.channel = channel;
+    this.remember();
+    try {
+      await Promise.all(this.results.map((result) => this.channelled(result)));
+      this.paint();
+    } catch (error) {
+      this.banner.replaceChildren(complaint(error));
+    }
   }
 
   // Draw what was found; the sliders come here too, and ask nobody.
@@ -1194,6 +1235,7 @@ class App {
     } catch (error) {
       return panel.replaceChildren(complaint(error, () => this.confusion()));
     }
+    if (!this.start.models[state.filter.model].exclusive) return panel.replaceChildren(h("h2", {}, "Confusion"), h("p", { class: "p-note" }, "Where an example may have several classes, none is confused with another; filter by class and verdict instead."));
     if (!found.total) return panel.replaceChildren(h("h2", {}, "Confusion"), h("p", { class: "p-note" }, "No labelled example with a predicted class passes the filter."));
     const most = Math.max(1, ...found.counts.flatMap((row, i) => row.filter((_, j) => i !== j)));
     const cell = (row, column, i, j) => {
@@ -1218,6 +1260,16 @@ class App {
     return panel.replaceChildren(h("h2", {}, "Confusion"), h("p", {}, `${percent(found.accuracy)} of ${plural(found.total, "labelled example")} right`), h("div", { class: "p-scroll" }, table));
   }
 
+  aimText() {
+    const { target, columns } = this.state, name = (index) => this.classes(columns[0].model)[index] ?? `class ${index}`;
+    const aim = target.class === null ? "for the class that is predicted for it" : `for ${name(target.class)}`;
+    return `${pretty(columns[0].method)}, ${aim}${target.versus === null ? "" : ` rather than ${name(target.versus)}`}`;
+  }
+
+  sumText() {
+    return `What the chosen examples have in common: each is explained as in the first column (${this.aimText()}), and the attributions are averaged. Afterwards the list can be sorted by attribution mass and by health.`;
+  }
+
   importance() {
     const { state } = this, panel = this.panels.importance, place = h("div", { class: "p-global" });
     const limit = h("input", { type: "number", min: "1", max: "2000", value: "50", class: "p-limit" });
@@ -1225,19 +1277,20 @@ class App {
       const { index: _index, edit: _edit, ...question } = this.question(0);
       const given = { ...state.filter, method: this.manner(), question, limit: Math.min(2000, Math.max(1, Math.trunc(Number(limit.value) || 50))) };
       this.giveUps = this.giveUps.filter((giveUp) => giveUp !== this.summing);
+      const aim = this.aimText();
       this.summing = carry(this.transport, "importance", given, place, "waiting", (value) => {
-        place.replaceChildren(...this.summed(value));
+        place.replaceChildren(...this.summed(value, aim));
         this.list();
       }, ask);
     };
-    const words = `What the chosen examples have in common: the first column's method (${pretty(state.columns[0].method)}) explains each of them, and the attributions are averaged. Afterwards the list can be sorted by attribution mass and by health.`;
-    panel.replaceChildren(h("h2", {}, "Importance"), h("p", { class: "p-note" }, words), h("div", { class: "p-row" }, labelled("At most so many examples", limit), button("Explain and average", ask, { class: "p-sum" })), place);
+    this.sumWords = h("p", { class: "p-note" }, this.sumText());
+    panel.replaceChildren(h("h2", {}, "Importance"), this.sumWords, h("div", { class: "p-row" }, labelled("At most so many examples", limit), button("Explain and average", ask, { class: "p-sum" })), place);
     if (this.still) ask();
   }
 
-  summed(value) {
+  summed(value, aim) {
     const failed = value.failed ? `; ${value.failed} could not be explained` : "";
-    const head = h("p", {}, `Means over ${plural(value.examples, "example")} of ${value.chosen.toLocaleString("en")} chosen${failed}`);
+    const head = h("p", {}, `Means over ${plural(value.examples, "example")} of ${value.chosen.toLocaleString("en")} chosen${failed}: ${aim}`);
     const parts = value.parts.map((part) => {
       const most = Math.max(...part.named.map((one) => one.magnitude), 1e-30);
       const bars = part.named.length ? h("table", { class: "p-bars" }, h("caption", { class: "p-hidden" }, `Mean attributions of ${part.name}`),
@@ -1252,7 +1305,8 @@ class App {
         return h("div", { class: "p-maps" }, draw(map.magnitude, "mean size"), draw(map.signed, "mean"));
       });
       const share = value.parts.length > 1 ? h("p", { class: "p-note" }, `${part.name}: ${percent(part.share)} of all attribution`) : null;
-      return h("div", { class: "p-part" }, share, bars, maps);
+      const order = part.kind === "text" && bars ? h("p", { class: "p-note" }, "First stand the words with the most attribution altogether: mean size by times.") : null;
+      return h("div", { class: "p-part" }, share, order, bars, maps);
     });
     return [head, ...parts];
   }
@@ -1267,6 +1321,17 @@ class App {
       this.say(`Saved ${value.name}`);
     }, ask);
     ask();
+  }
+
+  async tabled() {
+    try {
+      const { name, text, rows } = await this.transport.ask("table", { ...this.state.filter, method: this.manner() });
+      download(name, new Blob([text], { type: "text/csv" }));
+      this.banner.replaceChildren(h("p", { class: "p-notice" }, `Saved ${name}: ${plural(rows, "example")}.`));
+      this.say(`Saved ${name}`);
+    } catch (error) {
+      this.banner.replaceChildren(complaint(error));
+    }
   }
 
   keyHelp() {
