@@ -22,16 +22,16 @@ from pellucid.evaluation import METRICS
 from pellucid.zoo import data
 
 DOCS = Path(__file__).parents[1] / "docs"
-EXAMPLES, SEED = {"digits": 24, "tiles": 12, "cancer": 48}, 0
+EXAMPLES, SEED = {"digits": 24, "tiles": 8, "cancer": 48}, 0
 LOCALISATION = tuple(name for name, metric in METRICS.items() if metric.family == "localisation")
 # What costs an explanation for every point is asked at fewer of them.
 FEWER = {name: {"samples": 4} for name, metric in METRICS.items() if metric.family == "robustness"}
 SAMPLED: dict[str, Any] = {
-    "shapley": {"evaluations": 400},
-    "owen": {"evaluations": 400},
-    "banzhaf": {"evaluations": 400},
-    "lime": {"samples": 400},
-    "rise": {"samples": 400},
+    "shapley": {"evaluations": 200},
+    "owen": {"evaluations": 200},
+    "banzhaf": {"evaluations": 200},
+    "lime": {"samples": 200},
+    "rise": {"samples": 200},
 }
 LAYERS = {"digits": "features", "tiles": "layer3"}
 TITLES = {

@@ -1,0 +1,67 @@
+"""A block of examples, explained together; where that fails, in halves, until the examples that fail stand alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..errors import OptionError
+from ..explanation import Explanation
+from ..trust import refuse
+from .explainer import Explainer
+from .parts import joined
+from .rows import Rows
+from .sources import told
+
+__all__ = ["Answer", "answered"]
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came out of a block: the explanation of the examples at `places`, and what was wrong with the others, by place."""
+
+    explanation: Explanation | None
+    places: tuple[int, ...]
+    rows: Rows
+    failed: Mapping[int, str]
+
+
+def answered(
+    explainer: Explainer, rows: Rows, seed: int, strict: bool = False, names: tuple[str, ...] = (), classes: tuple[str, ...] = ()
+) -> Answer:
+    """All examples of the block that can be explained.
+
+    Raises:
+        Exception: `strict`, and an example that cannot be read or explained, or an explanation that failed a check.
+    """
+    if strict and rows.failed:
+        place, words = next(iter(rows.failed.items()))
+        raise OptionError(f"example {place} of the block cannot be read: {words}; mend it, or run without strict")
+    failed = dict(rows.failed)
+    parts: list[Explanation] = []
+    places: list[int] = []
+    waiting = [(0, len(rows))] if len(rows) else []
+    while waiting:
+        start, stop = waiting.pop()
+        some = rows.some(start, stop) if stop - start < len(rows) else rows
+        try:
+            found = explainer.explain(some, seed, names, classes)
+        except Exception as error:
+            if strict:
+                raise
+            if stop - start == 1:
+                failed[rows.places[start]] = told(error)
+            else:
+                middle = (start + stop) // 2
+                waiting += [(middle, stop), (start, middle)]
+            continue
+        if strict:
+            refuse(_without_guesses(found))
+        parts.append(found)
+        places += rows.places[start:stop]
+    return Answer(joined(parts) if parts else None, tuple(places), rows, failed)
+
+
+def _without_guesses(explanation: Explanation) -> Explanation:
+    """A run says of every example what was predicted, so a target that was guessed misleads nobody."""
+    return replace(explanation, health=tuple(check for check in explanation.health if not check.guessed))

@@ -1,0 +1,195 @@
+"""What a run has stored, read back: explanations by number, rows as a table, sums over all; also while it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import FileError, InputError, need
+from ..explanation import Explanation
+from .columns import COLUMNS
+from .manifest import Done, Manifest
+from .parts import joined, of_these
+from .rows import Reader
+from .sources import Source, source_of
+from .store import Store
+from .summary import Clusters, Means, clusters, means, top_features
+
+__all__ = ["Results", "open"]
+
+
+def open(out: str | Path, data: Any = None, **reading: Any) -> Results:
+    """The results in a folder, whether the run goes on or has ended.
+
+    Args:
+        out: the run's folder.
+        data: what was explained, for a run that did not keep its inputs; `reading` is what `run` was told about it.
+
+    Raises:
+        FileError: there is no run.
+    """
+    size = reading.pop("size", None)
+    return Results(Path(out), None if data is None else source_of(data, Reader(**reading), 0, size))
+
+
+class Results(Sequence[Explanation]):
+    """The answers of a run, by the number of the example.
+
+    `results[17]` is an `Explanation` of one example, `results[10:20]` one of all in that range that could be explained. They are read
+    when they are asked for: the run may be larger than memory.
+
+    Attributes:
+        facts: what the run is: method, options, hashes, blocks, versions.
+    """
+
+    def __init__(self, folder: Path, source: Source | None = None) -> None:
+        self.store, self.manifest, self._source = Store.open(folder), Manifest(folder), source
+        self.facts = self.store.facts
+        self._known: tuple[int, Any] | None = None
+
+    def refresh(self) -> Results:
+        """Look for what has come since."""
+        self.manifest.refresh()
+        return self
+
+    def __len__(self) -> int:
+        """How many examples the data have; of a stream, how many came so far."""
+        count = self.facts["count"]
+        if count is None:
+            count = self.manifest.examples
+        return int(self.manifest.total.examples if count is None else count)
+
+    @property
+    def total(self) -> Done:
+        """What is stored: examples, how many of them failed or are not healthy, what they cost (seconds of all workers), bytes."""
+        return self.manifest.total
+
+    @property
+    def complete(self) -> bool:
+        """Whether every example is there."""
+        ended = self.facts["count"] is not None or self.manifest.blocks is not None
+        return ended and self.manifest.total.examples >= len(self)
+
+    @property
+    def failed(self) -> Iterator[tuple[int, str]]:
+        """The examples that could not be explained, each with its error, in order."""
+        for table in self.tables(["example", "error"]):
+            rows = table.to_pydict()
+            yield from ((i, error) for i, error in zip(rows["example"], rows["error"], strict=True) if error is not None)
+
+    def blocks(self) -> Iterator[int]:
+        """The numbers of the blocks that are stored."""
+        return (number for number, stored in enumerate(self.manifest.stored) if stored)
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The rows, a pyarrow table for each block."""
+        for number in self.blocks():
+            yield self.store.rows(number, None if columns is None else list(columns))
+
+    def table(self, columns: Sequence[str] | None = None) -> Any:
+        """All rows in one pyarrow table (`.to_pandas()`, `.to_pydict()`): prediction, score, health, cost, error."""
+        if unknown := [name for name in columns or () if name not in COLUMNS]:
+            raise InputError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
+        arrow = need("pyarrow", "scale")
+        tables = list(self.tables(columns))
+        return (
+            arrow.concat_tables(tables, promote_options="permissive") if tables else arrow.table({name: [] for name in columns or COLUMNS})
+        )
+
+    def explanations(self) -> Iterator[tuple[list[int], Explanation]]:
+        """Block by block: the numbers of the examples that could be explained, and their explanation."""
+        for number in self.blocks():
+            examples, rows = self._rows(number)
+            found = [(e, r) for e, r in zip(examples, rows, strict=True) if r is not None]
+            if found:
+                yield [e for e, _ in found], self._block(number, 0, len(found))
+
+    def blocks_with_answers(self) -> Iterator[int]:
+        """The blocks in which some example could be explained."""
+        return (number for number in self.blocks() if any(row is not None for row in self._rows(number)[1]))
+
+    def means(self, by: str | None = "prediction") -> Means:
+        """The mean attribution of each class ("prediction" or "label"), or of all: `summary.means`."""
+        return means(self, by)
+
+    def top_features(self, count: int = 10, by: str | None = None) -> dict[str, list[tuple[str, float, float]]]:
+        """The features with the largest mean magnitude, of all or of each class: name, mean magnitude, mean attribution."""
+        return top_features(self, count, by)
+
+    def clusters(self, count: int = 8, seed: int = 0) -> Clusters:
+        """Groups of examples that are explained alike: `summary.clusters`."""
+        return clusters(self, count, seed)
+
+    def __getitem__(self, which: Any) -> Any:
+        """One example by its number, or several by a slice.
+
+        Raises:
+            IndexError: no such example. InputError: it failed, or is not there yet.
+        """
+        if isinstance(which, slice):
+            return self._several(range(*which.indices(len(self))))
+        number = which + len(self) if which < 0 else which
+        if not 0 <= number < len(self):
+            raise IndexError(f"there is no example {which}; they count from 0, and there are {len(self)}")
+        block, place = divmod(number, self.facts["block"])
+        if block not in self.manifest and block not in self.refresh().manifest:
+            raise InputError(f"example {number} is not explained yet; {self.total.examples} of {len(self)} are")
+        row = self._rows(block)[1][place]
+        if row is None:
+            error = self.store.rows(block, ["error"])["error"][place].as_py()
+            raise InputError(f"example {number} could not be explained: {error}")
+        return self._block(block, row, row + 1)
+
+    def _several(self, numbers: range) -> Explanation:
+        found = []
+        for number in numbers:
+            block, place = divmod(number, self.facts["block"])
+            if block in self.manifest and (row := self._rows(block)[1][place]) is not None:
+                found.append((block, row))
+        if not found:
+            raise InputError(f"none of the examples {numbers.start} to {numbers.stop} is there; {self.total.examples} of {len(self)} are")
+        runs: list[tuple[int, int, int]] = []
+        for block, row in found:
+            if runs and runs[-1][0] == block and runs[-1][2] == row:
+                runs[-1] = block, runs[-1][1], row + 1
+            else:
+                runs.append((block, row, row + 1))
+        return joined([self._block(*run) for run in runs])
+
+    def _rows(self, block: int) -> tuple[list[int], list[int | None]]:
+        """The block's examples, and the row of each in the shard; that of the last block asked for is remembered."""
+        if self._known is None or self._known[0] != block:
+            table = self.store.rows(block, ["example", "row"]).to_pydict()
+            self._known = block, (table["example"], table["row"])
+        found: tuple[list[int], list[int | None]] = self._known[1]
+        return found
+
+    def _block(self, block: int, start: int, stop: int) -> Explanation:
+        words = self.store.words(block)
+        assert words is not None
+        examples, rows = self._rows(block)
+        places = [place for place, row in enumerate(rows) if row is not None]
+        tensors = self.store.tensors(block, start, stop, examples[0], places)
+        if "features.0" not in tensors:
+            tensors |= self._features(examples[0], [places[i] for i in range(start, stop)])
+        for name, tensor in tensors.items():
+            if name.startswith("baselines.") and len(tensor) == 1:
+                tensors[name] = tensor.expand(stop - start, *tensor.shape[1:])
+        return of_these(Explanation._from(words, tensors), start, stop, len(places))
+
+    def _features(self, first: int, places: list[int]) -> dict[str, Tensor]:
+        if self._source is None:
+            raise FileError(f"the run in {str(self.store.folder)!r} did not keep its inputs; give open the data, too")
+        rows = self._source.read(first, first + max(places) + 1)
+        wanted = torch.tensor([rows.places.index(place) for place in places])
+        inputs = rows.inputs if isinstance(rows.inputs, tuple) else ()
+        return {f"features.{i}": value[wanted] for i, value in enumerate(inputs)}
+
+    def __repr__(self) -> str:
+        total, state = self.total, "complete" if self.complete else f"{self.total.examples} of {len(self)} so far"
+        run = self.facts["run"]
+        return f"Results({run['method']} of {run['model']}, {state}; {total.failed} failed, {total.unhealthy} to look at)"

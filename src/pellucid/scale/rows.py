@@ -1,0 +1,208 @@
+"""Examples as they are read: one by one, each with its label; then together, as a model takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import InputError
+from ..task import Sample
+
+__all__ = ["One", "Reader", "Rows", "together"]
+
+LABELS = ("label", "labels", "target", "y")
+
+
+@dataclass(frozen=True, eq=False)
+class One:
+    """One example: what is attributed (tensors without a batch dimension, a text, or these by name), and what belongs to it."""
+
+    inputs: Any
+    label: Any = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    baselines: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The examples of a block, `size` of them, of which those at `places` could be read.
+
+    Attributes:
+        inputs: tensors `(n, ...)`, a list of texts, or a dictionary of these.
+        labels, keys: one for each that was read; empty where there are none.
+        failed: what was wrong with the others, by their place.
+    """
+
+    inputs: Any
+    places: tuple[int, ...]
+    size: int
+    labels: tuple[Any, ...] = ()
+    keys: tuple[str, ...] = ()
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    baselines: tuple[Any, ...] | None = None
+    failed: Mapping[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def some(self, start: int, stop: int) -> Rows:
+        """A run of those that were read."""
+
+        def cut(value: Any) -> Any:
+            return _mapped(value, lambda part: part[start:stop])
+
+        baselines = None if self.baselines is None else tuple(b[start:stop] if isinstance(b, Tensor) else b for b in self.baselines)
+        return Rows(
+            cut(self.inputs), self.places[start:stop], self.size, self.labels[start:stop], self.keys[start:stop],
+            cut(dict(self.keywords)), baselines,
+        )  # fmt: skip
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _mapped(part, change) for name, part in value.items()}
+    return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """From what a data set holds to one example.
+
+    Attributes:
+        prepare: makes tensors, `(tensors, label)` or a `pellucid.Sample` of a raw example; None: what can be a tensor becomes one.
+        columns: of examples by name, those that are inputs.
+        label: the column, or the place in a tuple, of the label; "" where there is none; None: the last of a tuple, and of columns
+            the one that is called label, labels, target or y.
+    """
+
+    prepare: Callable[[Any], Any] | None = None
+    columns: tuple[str, ...] = ()
+    label: str | int | None = None
+
+    def __call__(self, item: Any, label: Any = None) -> One:
+        """One example; `label` is what is known of it otherwise."""
+        if isinstance(item, One):
+            return item
+        if self.prepare is not None:
+            item, own = self._split(item)
+            made = self.prepare(item)
+            made, other = made if _is_labelled(made) else (made, None)
+            label = next((found for found in (other, own, label) if found is not None), None)
+        else:
+            made, own = self._split(item)
+            label = own if own is not None else label
+        if isinstance(made, Sample):
+            baselines = None if made.baselines is None else tuple(b[0] if isinstance(b, Tensor) and b.dim() else b for b in made.baselines)
+            return One(tuple(x[0] for x in made.inputs), _plain(label), {name: k[0] for name, k in made.keywords.items()}, baselines)
+        return One(_inputs(made), _plain(label))
+
+    def _split(self, item: Any) -> tuple[Any, Any]:
+        """What is explained, and the label."""
+        if isinstance(item, Mapping):
+            name = self.label if self.label is not None else next((n for n in LABELS if n in item and n not in self.columns), "")
+            if name and name not in item:
+                raise InputError(f"there is no column {name!r}; the columns are {', '.join(map(str, item))}")
+            names = self.columns or tuple(n for n in item if n != name)
+            if missing := [n for n in names if n not in item]:
+                raise InputError(f"there is no column {missing[0]!r}; the columns are {', '.join(map(str, item))}")
+            return item[names[0]] if len(names) == 1 else {n: item[n] for n in names}, item.get(name) if name else None
+        if isinstance(item, tuple | list) and len(item) > 1 and self.label != "" and not _is_row(item):
+            place = self.label if isinstance(self.label, int) else -1
+            rest = [part for i, part in enumerate(item) if i != place % len(item)]
+            return (rest[0] if len(rest) == 1 else tuple(rest)), item[place]
+        return (item[0] if isinstance(item, tuple | list) and len(item) == 1 else item), None
+
+
+def _is_row(item: Sequence[Any]) -> bool:
+    return isinstance(item, list) and all(isinstance(cell, int | float) for cell in item)
+
+
+def _is_labelled(made: Any) -> bool:
+    return (
+        isinstance(made, tuple)
+        and len(made) == 2
+        and (isinstance(made[1], int | str) or (isinstance(made[1], Tensor) and not made[1].dim()))
+    )
+
+
+def _plain(label: Any) -> Any:
+    """A label as it can be written down; one that is no single number or word is left out."""
+    if isinstance(label, Tensor | np.ndarray | np.generic):
+        return label.item() if np.prod(label.shape) == 1 else None
+    return label if isinstance(label, int | float | str) else None
+
+
+def _inputs(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {name: part if isinstance(part, str) else _tensor(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_tensor, value))
+    return (_tensor(value),)
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Image.Image):
+        pixels = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"), dtype=np.float32) / 255
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    try:
+        found = np.asarray(value)
+        return torch.from_numpy(found.astype(np.float32) if found.dtype == np.float64 or found.ndim == 0 else np.ascontiguousarray(found))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"an example is {type(value).__name__}, which is no tensor ({error}); give prepare=, which makes one of it"
+        ) from error
+
+
+def together(read: Sequence[tuple[int, One]], size: int, keys: Sequence[str] = (), failed: Mapping[int, str] | None = None) -> Rows:
+    """Examples at their places in the block as one batch; those that do not have the shape of the first are among the failed."""
+    fitting: list[tuple[int, One]] = []
+    odd = dict(failed or {})
+    for place, one in read:
+        if fitting and (said := _differs(one.inputs, fitting[0][1].inputs)):
+            odd[place] = f"InputError: {said}"
+        else:
+            fitting.append((place, one))
+    ones = [one for _, one in fitting]
+    places = tuple(place for place, _ in fitting)
+    labels = tuple(one.label for one in ones) if any(one.label is not None for one in ones) else ()
+    inputs = _joined([one.inputs for one in ones]) if ones else ()
+    keywords = _joined([dict(one.keywords) for one in ones]) if ones and ones[0].keywords else {}
+    baselines = ones[0].baselines if ones else None
+    if baselines is not None:
+        each = zip(*(one.baselines or () for one in ones), strict=True)
+        baselines = tuple(torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0] for parts in each)
+    return Rows(inputs, places, size, labels, tuple(keys[p] for p in places) if keys else (), keywords, baselines, odd)
+
+
+def _differs(inputs: Any, first: Any) -> str:
+    shapes, expected = _shapes(inputs), _shapes(first)
+    if shapes == expected:
+        return ""
+    return f"its shape is {shapes}, where the first of its block has {expected}; examples of a run have one shape: resize in prepare="
+
+
+def _shapes(inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: _shapes(part) for name, part in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(_shapes(part) for part in inputs)
+    return tuple(inputs.shape) if isinstance(inputs, Tensor) else "text"
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in first}
+    if isinstance(first, tuple):
+        return tuple(_joined(own) for own in zip(*parts, strict=True))
+    return torch.stack(list(parts)) if isinstance(first, Tensor) else list(parts)
