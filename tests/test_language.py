@@ -27,6 +27,7 @@ from pellucid.language.reader import Reader
 from pellucid.language.trie import Row, planned
 from pellucid.perturb import banzhaf, feature_ablation, groups_of, lime, owen, shapley
 from pellucid.view import gradients
+from tests import hugging
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -849,3 +850,34 @@ def test_where_nothing_is_left_a_text_begins(load, tokenizer):
     with pytest.raises(InputError, match="nothing is left"):
         at_prompt(bare, token_prompt([4, 5]), [6])
     assert at_prompt(bare, token_prompt([4, 5], stand_in=0), [6]).score((torch.zeros(1, 2),)).shape == (1, 1)
+
+
+def stretched(kind):
+    """Llama that encodes places otherwise in texts of more than 16 tokens."""
+    transformers = hugging.quiet()
+    kinds = {
+        "longrope": {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 16},
+        "dynamic": {"factor": 8.0},
+    }
+    places = {"rope_type": kind, "rope_theta": 10000.0, **kinds[kind]}
+    config = transformers.LlamaConfig(vocab_size=40, max_position_embeddings=96, rope_parameters=places, **hugging.SIZES)
+    config.original_max_position_embeddings = 16
+    return hugging.lively(transformers.LlamaForCausalLM(config))
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rows_of_other_lengths_share_nothing_where_places_stretch(kind):
+    model = stretched(kind)
+    begun = torch.randint(3, 40, (20,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [begun, [*begun[:19], 5], *([*begun[:10], token] for token in range(5))]
+    alone = torch.cat([log_likelihood(model, [prompt], [7, 8], shared=False) for prompt in prompts])
+    torch.testing.assert_close(log_likelihood(model, prompts, [7, 8]), alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_likelihood(model, prompts, [7, 8], shared=False), alone, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_reads_the_answer_is_refused():
+    transformers = hugging.quiet()
+    model = hugging.lively(transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=20, **hugging.SIZES)))
+    with pytest.raises(InputError, match="changes with the tokens behind it"):
+        log_likelihood(model, [[5, 6, 7]], [6, 7, 8])
+    assert log_likelihood(model, [[5, 6, 7]], [6]).shape == (1, 1)

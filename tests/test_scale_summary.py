@@ -158,7 +158,7 @@ def test_what_is_chosen_is_right_and_short_runs_choose_nothing(residual, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32" or shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # the compiler's own
 def test_compiled_models_in_any_order_of_methods(residual, tmp_path):
     """Hooks and rules before, between and after compiled passes: each method gives what it gives without compilation."""
     x = torch.randn(3, 1, 8, 8)

@@ -915,3 +915,66 @@ def test_a_terminal_without_colours_prints_the_words(bert):
     file = io.StringIO()
     Console(file=file, width=70, color_system=None).print(found)
     assert "[CLS] the play was not unbelievable , anna . [SEP]" in file.getvalue()
+
+
+def test_padding_in_place_of_a_word_moves_no_other():
+    """RoBERTa counts places by what is no padding: by other ids alone all words behind a replaced one would move."""
+    torch.manual_seed(0)
+    transformers = hugging.quiet()
+    config = transformers.RobertaConfig(vocab_size=30, max_position_embeddings=24, pad_token_id=1, type_vocab_size=1, **hugging.SIZES)
+    model = hugging.lively(transformers.RobertaForSequenceClassification(config)).double()
+    ids, mask = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 6, 2, 1, 1]]), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    found = pellucid.explain(model, {"input_ids": ids, "attention_mask": mask}, 1, "feature_ablation")
+    places = torch.where(ids == 1, 1, 1 + mask.cumsum(1))
+
+    def score(given):
+        with torch.no_grad():
+            return model(given, attention_mask=mask, position_ids=places).logits[:, 1]
+
+    for place in range(1, 5):
+        other = ids.clone()
+        other[:, place] = torch.where((ids[:, place] > 2), 1, ids[:, place])
+        torch.testing.assert_close(found.attribution[:, place], score(ids) - score(other), atol=1e-12, rtol=0)
+
+
+def test_a_classifier_that_looks_for_padding_fails_a_check(tmp_path):
+    transformers, tokenizer = hugging.quiet(), hugging.byte_level()
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, eos_token_id=0, pad_token_id=0)
+    model = transformers.GPT2ForSequenceClassification(config).eval()
+
+    def failed(method, baselines):
+        health = pellucid.explain(model, "the film was good", 1, method, tokenizer=tokenizer, baselines=baselines).health
+        return ["read" in check.message for check in health if check.name == "reference" and not check.passed]
+
+    assert failed("feature_ablation", None) == [True]
+    assert failed("feature_ablation", " the") == failed("integrated_gradients", None) == []
+
+
+def test_only_special_tokens_that_stay_are_said_to_stay(bert):
+    model, tokenizer = bert
+    whole = torch.full((1, 5), 6)
+    for given, stay in ((None, True), ("zeros", False), (0.5, False), (whole, False)):
+        health = pellucid.explain(model, "the film was", 1, "gradient_shap", tokenizer=tokenizer, baselines=given, seed=0).health
+        (said,) = [check.message for check in health if check.name == "reference"]
+        assert said.endswith("special tokens stay") is stay
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "feature_ablation"])
+@pytest.mark.parametrize("given", [10**6, -5, ["a film", "the plot"]])
+def test_references_that_the_model_does_not_know_are_refused(bert, method, given):
+    model, tokenizer = bert
+    with pytest.raises(OptionError, match="baselines"):
+        pellucid.explain(model, "the film was", 1, method, tokenizer=tokenizer, baselines=given)
+
+
+def test_a_text_for_an_encoder_and_a_decoder_asks_for_the_first_token_of_the_answer(home):
+    model, tokenizer = home("t5", "T5ForConditionalGeneration")
+    found = pellucid.explain(model, "the play was", tokenizer=tokenizer)
+    given = dict(tokenizer("the play was", return_tensors="pt"), decoder_input_ids=torch.tensor([[0]]))
+    with torch.no_grad():
+        best = int(model(**given).logits[0, 0].argmax())
+    assert f"output (0, {best})" in found.target
+    # What the decoder reads is one token of number 0, as is the only distance in it, which is no word.
+    assert [tuple(own.shape[:2]) for own in found.attributions] == [(1, 4), (1, 1)]
+    labelled = dict(tokenizer("the play was", return_tensors="pt"), labels=torch.tensor([[5, 6]]))
+    assert pellucid.explain(model, labelled, tokenizer=tokenizer).target.startswith("output (-1,")

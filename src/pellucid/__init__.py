@@ -25,6 +25,7 @@ from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
 from .insights import Insights, insights
 from .methods import ATTENTIONS, MAPS, METHODS
+from .scale import Explainer, run
 from .tables import Importance, explain_table, importance
 from .target import target
 from .task import Sample, Task
@@ -45,6 +46,7 @@ __all__ = [
     "Cost",
     "Display",
     "Evaluation",
+    "Explainer",
     "Explanation",
     "FileError",
     "Found",
@@ -77,6 +79,7 @@ __all__ = [
     "importance",
     "insights",
     "of_neuron",
+    "run",
     "target",
     "why_wrong",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class Likelihood:
         proof: a row and its log-probabilities, to be found again from a shared beginning; None: that was done.
         progress: show a progress bar; None: only when the work takes longer than two seconds.
         state: of the model, for which something is kept.
+        causal: it was seen that the model reads no answer before it is asked for it.
     """
 
     reader: Reader
@@ -90,6 +92,7 @@ class Likelihood:
     proof: tuple[Row, Tensor] | None = None
     progress: bool | None = None
     state: tuple[Any, ...] = ()
+    causal: bool = False
 
     def __call__(self, requests: Sequence[Request]) -> Tensor:
         """The log-probabilities `(requests, T)`; 0 behind the end of a shorter answer.
@@ -134,6 +137,8 @@ class Likelihood:
             return self._decoded(rows, bar)
         first = [self._first(rows[0])] if self.shared and self.kept is None else []
         bar.update(len(first))
+        if first and self.kept is None and not self.causal and self.reader.configured:
+            self._check_causal(rows)
         return first + self._walked(rows[len(first) :], bar)
 
     def _first(self, row: Row) -> Tensor:
@@ -141,11 +146,31 @@ class Likelihood:
         ids = torch.tensor([row.tokens], device=self.reader.device)
         self.spent.count(ids)
         heard = self.reader.read(ids, torch.ones_like(ids), row.asked, cache=True)
-        self.kept = kept_of(row.tokens, heard.cache)
+        self.kept = None if self.reader.stretches else kept_of(row.tokens, heard.cache)
         self.shared = self.kept is not None
         value = told(heard.logits, [len(row.tokens)], [row], self.reader.dtype)[0]
         self.proof = (row, value)
         return value
+
+    def _check_causal(self, rows: Sequence[Row]) -> None:
+        """Refuse a model that reads an answer before it is asked for it, as one for masked words does.
+
+        Asked of models that keep nothing of what they read, where they are to share it.
+        """
+        row = next((row for row in rows if row.asked > 1), None)
+        if row is None:
+            return
+        other = next(token for token in (*row.tokens, 0, 1) if token != row.tokens[-1])
+        ids = torch.tensor([row.tokens, row.tokens, (*row.tokens[:-1], other)], device=self.reader.device)
+        self.spent.count(ids)
+        one, again, changed = self.reader.read(ids, torch.ones_like(ids), row.asked).logits[:, :-1].to(self.reader.dtype)
+        close = partial(torch.allclose, rtol=self.reader.rounding, atol=self.reader.rounding)
+        self.causal = not close(one, again) or close(one, changed)  # what is never twice the same draws, by dropout perhaps
+        if not self.causal:
+            raise InputError(
+                f"what {type(self.reader.model).__name__} says of a token changes with the tokens behind it, so it reads the answer that "
+                "it is asked for; give a causal model (...ForCausalLM; of BERT's kind with is_decoder=True), or one with a decoder"
+            )
 
     def _walked(self, rows: Sequence[Row], bar: Bar) -> list[Tensor]:
         """Rows of a causal model, in any order."""
@@ -178,8 +203,8 @@ class Likelihood:
 
     @property
     def _call(self) -> float:
-        """What a call costs beside its tokens, in tokens."""
-        return CALL.get(self.reader.device.type, CALL["cuda"])
+        """What a call costs beside its tokens, in tokens; nothing where rows must not be padded."""
+        return 0.0 if self.reader.stretches else CALL.get(self.reader.device.type, CALL["cuda"])
 
     def _plan(self, rows: Sequence[Row]) -> Plan | None:
         """How beginnings are shared, if that pays."""

@@ -21,6 +21,7 @@ __all__ = ["Reader", "Told"]
 
 # Bytes that a call holds at its peak for each number of a token's hidden state, and for each logit.
 PER_HIDDEN, PER_LOGIT = 64, 12
+STRETCHING = ("dynamic", "longrope")
 USUAL = 2**16  # words of a vocabulary, where the model does not say
 
 
@@ -108,6 +109,20 @@ class Reader:
     def keeps(self) -> bool:
         """Whether logits of some positions only can be asked for."""
         return "logits_to_keep" in self.takes or self.head is not None
+
+    @property
+    def configured(self) -> bool:
+        """Whether it is a model of transformers, of which some that give logits of tokens read them from both sides."""
+        return hasattr(getattr(self.model, "config", None), "to_dict")
+
+    @cached_property
+    def stretches(self) -> bool:
+        """Whether places of tokens are encoded otherwise in longer texts, padding counted, so that rows of two lengths share nothing."""
+        config = getattr(self.model, "config", None)
+        text = getattr(config, "get_text_config", None)
+        own = getattr(text() if callable(text) else config, "rope_parameters", None)
+        each = own.values() if isinstance(own, Mapping) and all(isinstance(one, Mapping) for one in own.values()) else (own,)
+        return any(isinstance(one, Mapping) and one.get("rope_type") in STRETCHING for one in each)
 
     def state(self) -> tuple[Any, ...]:
         """What changes where weights are changed in place or replaced, hooks come or go, or the mode is another: not what `.data` hides."""

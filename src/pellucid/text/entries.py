@@ -79,6 +79,7 @@ def entries_of(inputs: Any, tokenizer: Any = None, roots: Sequence[nn.Module] = 
             raise InputError("the inputs are text, and no tokenizer is known: give tokenizer=, or what a tokenizer made of them")
         inputs = encoded(tokenizer, inputs, roots)
         device = next((p.device for root in roots for p in root.parameters()), torch.device("cpu"))
+        inputs.update(_begun(roots, inputs["input_ids"]))
         for name, tensor in inputs.items():
             inputs[name] = tensor.to(device)
     if isinstance(inputs, Tensor | tuple | list):
@@ -90,6 +91,16 @@ def entries_of(inputs: Any, tokenizer: Any = None, roots: Sequence[nn.Module] = 
     values = {str(name): value for name, value in (inputs or {}).items()}
     encodings = getattr(inputs, "encodings", None)
     return Entries(_checked(values), (), *_told(encodings)) if encodings else Entries(_checked(values))
+
+
+def _begun(roots: Sequence[nn.Module], ids: Tensor) -> dict[str, Tensor]:
+    """Of a model that answers a text with a text, the token that its answer begins with: what is explained is the next."""
+    for root in roots:
+        config = getattr(root, "config", None)
+        start = getattr(config, "decoder_start_token_id", None)
+        if getattr(config, "is_encoder_decoder", False) and start is not None and type(root).__name__.endswith("ForConditionalGeneration"):
+            return {"decoder_input_ids": torch.full_like(ids[:, :1], int(start))}
+    return {}
 
 
 def _told(encodings: Sequence[Any]) -> tuple[Tensor | None, tuple[tuple[str, ...], ...], Tensor]:

@@ -233,7 +233,7 @@ class Meaning:
     def _named(self, index: Index, example: int, name: str | None = None) -> str:
         """An entry of the output in words."""
         tokens = self.text.tokens[example] if self.text is not None and self.text.tokens else ()
-        here = f"'{plain(tokens[index[0]] or '')}'" if index[0] < len(tokens) else ""
+        here = f"'{plain(tokens[index[0]] or '')}'" if 0 <= index[0] < len(tokens) else ""
         if self.head.at == "span":
             return here
         if self.head.of_vocabulary and len(index) == 2:

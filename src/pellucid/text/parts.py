@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError, OptionError
 from ..perturb import words_of
@@ -17,7 +17,7 @@ from .sites import Site
 from .tokens import Text
 from .vocabulary import Vocabulary
 
-__all__ = ["Part", "masks_of", "of_ids", "of_numbers", "of_sites"]
+__all__ = ["Part", "masks_of", "of_ids", "of_numbers", "of_sites", "reads_last"]
 
 PATCHES = 8  # squares of a picture, along each side
 
@@ -39,6 +39,16 @@ class Part:
     stand: Stand
     text: Text | None = None
     live: Tensor | None = None
+
+    @property
+    def stays(self) -> bool:
+        """Whether there are special tokens, and they are compared with themselves."""
+        if self.text is None or not bool(self.text.kept.any()):
+            return False
+        value, kept = self.stand.value, self.text.kept
+        if not isinstance(value, Tensor) or self.stand.keeps or value.dim() != self.feature.dim():
+            return self.stand.keeps
+        return bool((value.expand_as(self.feature)[kept] == self.feature[kept]).all())
 
 
 def of_sites(sites: Sequence[Site], given: Sequence[Any], texts: dict[str, Text], vocabulary: Vocabulary, spread: bool) -> list[Part]:
@@ -124,6 +134,21 @@ def _of_text(part: Part, example: int, by: str) -> Tensor:
         own = words_of([token or "" for token in part.text.tokens[example]])[0]
     known = own[live].unique()
     return torch.where(live, torch.searchsorted(known, own.clamp(known[0], known[-1])), 0)
+
+
+def reads_last(roots: Sequence[nn.Module], part: Part, pad: int | None) -> bool:
+    """Whether padding stands in for a text's last token, of a model that reads its score at the last token that is not padding.
+
+    In transformers these are the sequence classifiers of causal models, whose last layer is called `score`.
+    """
+    value, ids = part.stand.value, part.feature
+    if pad is None or not isinstance(value, Tensor) or value.shape != ids.shape:
+        return False
+    named = any(type(root).__name__.endswith("ForSequenceClassification") and hasattr(root, "score") for root in roots)
+    real = torch.ones_like(ids) if part.text is None else part.text.real.long()
+    last = real.cumsum(1).argmax(1)
+    replaced = (value == pad) & (ids != pad)
+    return named and bool(replaced.gather(1, last[:, None]).any())
 
 
 def check_sizes(parts: Sequence[Part]) -> None:

@@ -25,7 +25,7 @@ from .entries import Entries, entries_of, places_in
 from .heads import head_of
 from .meaning import Meaning, Said
 from .model import Read, holding, keeping
-from .parts import Part, check_sizes, masks_of, name_of, of_ids, of_numbers, of_sites
+from .parts import Part, check_sizes, masks_of, name_of, of_ids, of_numbers, of_sites, reads_last
 from .references import HIDDEN, per_part
 from .sites import Site, block_of, chosen, counted, sites_in
 from .tokens import Text, misplaced, text_of, unmasked
@@ -35,6 +35,10 @@ __all__ = ["STATED", "Reading", "read"]
 
 ADD_UP = ("shapley", "owen")
 STATED = Check("target", True, "explained: {}")
+ELSEWHERE = (
+    "the model's score is read at the last token that is not padding: where padding stands in for the last word, it is read elsewhere; "
+    "give another: baselines=..."
+)
 GUESSED = Check("target", True, "no target was given, so the prediction is explained: {}", guessed=True)
 
 
@@ -293,8 +297,10 @@ def _checks(parts: Sequence[Part], seen: _Watched, method: str) -> Iterator[Chec
     compares = method not in WITHOUT_BASELINES and method not in MAPS and (method not in ATTENTIONS or method in ON_A_PATH)
     for part in parts:
         if compares and part.stand.said:
-            kept = "; special tokens stay" if part.text is not None and bool(part.text.kept.any()) else ""
+            kept = "; special tokens stay" if part.stays else ""
             yield Check("reference", True, f"{part.name} is compared with {part.stand.said}{kept}")
+        if part.live is not None and part.text is not None and reads_last(seen.roots, part, seen.vocabulary.special("pad")):
+            yield Check("reference", False, ELSEWHERE)
     for text in seen.texts.values():
         for found in (unmasked(seen.entries, text, seen.vocabulary), misplaced(text, seen.sites)):
             if found is not None:

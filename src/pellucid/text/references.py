@@ -74,13 +74,30 @@ def ids_for(given: Any, text: Text, vocabulary: Vocabulary, spread: bool = False
     if isinstance(given, Tensor) and given.dim():
         return Stand(_checked(given, text), "the ids that were given")
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
+        _check_count(len(given), len(text.ids), spread)
         return Stand(torch.cat([_row(vocabulary.numbers(one, True), text, vocabulary) for one in given]), f"{len(given)} texts", True)
     number = _number(given, vocabulary)
+    _check_known(number, vocabulary)
     if isinstance(number, list):
         whole = _row(vocabulary.numbers(given, True), text, vocabulary) if spread else _among(number, text, vocabulary)
         return Stand(whole, f"the text {given!r}", spread)
     said = f"{vocabulary.token(number)!r} in place of every word"
     return Stand(torch.full_like(text.ids[:1], number), said, True) if spread else Stand(text.replaced(number), said)
+
+
+def _check_count(count: int, examples: int, spread: bool) -> None:
+    if not spread and count not in (1, examples):
+        raise OptionError(
+            f"baselines are {count} texts for {examples} examples; several are a distribution, for gradient_shap and deeplift_shap"
+        )
+
+
+def _check_known(number: int | list[int], vocabulary: Vocabulary) -> None:
+    size = getattr(vocabulary.config, "vocab_size", None)
+    if isinstance(number, int) and (number < 0 or (isinstance(size, int) and number >= size)):
+        raise OptionError(
+            f"baselines is {number}, and the model knows the ids 0 to {size - 1 if isinstance(size, int) else '...'}; {WAY_OUT}"
+        )
 
 
 def _number(given: Any, vocabulary: Vocabulary) -> int | list[int]:

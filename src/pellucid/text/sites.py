@@ -23,7 +23,7 @@ __all__ = ["Site", "block_of", "chosen", "counted", "sites_in"]
 
 ALMOST = 0.5
 KINDS: Mapping[str, re.Pattern[str]] = {
-    "position": re.compile(r"(^|[._])(pos|place|wpe)", re.IGNORECASE),
+    "position": re.compile(r"(^|[._])(pos|place|wpe|relative)", re.IGNORECASE),
     "type": re.compile(r"(^|[._])(token_?)?(type|segment)", re.IGNORECASE),
 }
 
