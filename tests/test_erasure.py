@@ -94,7 +94,9 @@ def test_a_batch_is_its_examples_and_seeds_repeat(case):
         one = torch.cat([measure(view.some([i]), attribution[i : i + 1]) for i in range(4)])
         torch.testing.assert_close(one, measure(view, attribution))
     whole = faithfulness_correlation(view, attribution, seed=2)
-    torch.testing.assert_close(torch.cat([faithfulness_correlation(view.some([i]), attribution[i : i + 1], seed=2) for i in range(4)]), whole)
+    torch.testing.assert_close(
+        torch.cat([faithfulness_correlation(view.some([i]), attribution[i : i + 1], seed=2) for i in range(4)]), whole
+    )
     state = torch.get_rng_state()
     assert torch.equal(faithfulness_correlation(view, attribution), faithfulness_correlation(view, attribution))
     assert torch.equal(torch.get_rng_state(), state)

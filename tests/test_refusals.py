@@ -53,7 +53,7 @@ REFUSED = [
     ("no samples", {"method": "smoothgrad", "samples": 0}, OptionError, ["samples is 0"]),
     ("negative noise", {"method": "smoothgrad", "stdev": -1.0}, OptionError, ["-1.0"]),
     ("noise upon noise", {"method": "smoothgrad", "of": "vargrad"}, OptionError, ["'vargrad'"]),
-    ("fields that may all be scores", {"model": returns({"a": X, "b": X}), "target": 1}, OutputError, ["dict", "'a' (3, 5)", "lambda output"]),
+    ("fields that may be scores", {"model": returns({"a": X, "b": X}), "target": 1}, OutputError, ["dict", "'a' (3, 5)", "lambda output"]),
     ("a field that is not there", {"model": returns({"a": X, "b": X}), "target": ("c", 1)}, TargetError, ["'c'", "'a' (3, 5)"]),
     ("rows that are not examples", {"model": lambda x: x.mean(0, keepdim=True), "target": 1}, OutputError, ["(1, 5)", "3 examples"]),
     ("complex scores", {"model": returns(torch.ones(3, dtype=torch.complex64))}, OutputError, ["complex64"]),

@@ -25,15 +25,17 @@ from .explanation import Check, Cost, Display, Explanation, Found, Provenance
 from .inside import at_layer, of_neuron
 from .insights import Insights, insights
 from .methods import ATTENTIONS, MAPS, METHODS
-from .scale import Explainer, run
 from .tables import Importance, explain_table, importance
 from .target import target
 from .task import Sample, Task
 from .view import View, at_input
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation, evaluate
+    from .evaluation import Evaluation
+    from .evaluation.evaluate import evaluate
     from .language import cite, explain_generation, explain_hierarchy
+    from .scale import Explainer
+    from .scale.run import run
     from .wrong import WhyWrong, why_wrong
 
 __version__ = "0.1.0"
@@ -86,6 +88,8 @@ __all__ = [
 
 # What loads with its first use: the package costs little more than torch.
 LATER = {
+    "Explainer": "scale",
+    "run": "scale",
     "Evaluation": "evaluation",
     "WhyWrong": "wrong",
     "cite": "language",
@@ -97,6 +101,8 @@ LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "scale":
+        return import_module(".scale", __name__)
     if name in LATER:
         return getattr(import_module(f".{LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

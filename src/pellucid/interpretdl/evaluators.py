@@ -23,8 +23,8 @@ from ..metrics import (
     spaced,
     windows,
 )
-from ..metrics.steps import Order, Steps
 from ..metrics.infidelity import Responses
+from ..metrics.steps import Order, Steps
 from ..pictures import Pictures
 from .base import Interpreter, evaluating, numpy
 

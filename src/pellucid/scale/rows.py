@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
@@ -151,7 +150,7 @@ def _inputs(value: Any) -> Any:
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, Image.Image):
+    if any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__):  # Pillow is imported where pictures come from only
         pixels = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"), dtype=np.float32) / 255
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     try:

@@ -83,7 +83,7 @@ def run(
         OptionError: an unknown engine, method or option; a model that cannot be pickled.
         MissingExtra: pyarrow (always), ray or zarr are not installed; they come with the extra "scale".
 
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> net = torch.nn.Linear(3, 2)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     results = run(Explainer(net, "saliency"), torch.randn(5, 3), folder)
