@@ -44,7 +44,7 @@ def main() -> None:
 
 
 # Scripts with tables of their own.
-TABLES = ("occlusion", "shapley", "completeness", "influence", "language", "paddle_bridge")
+TABLES = ("occlusion", "shapley", "completeness", "influence", "language", "paddle_bridge", "scale")
 
 
 def _printed(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line: `pellucid demo`, `pellucid explain`, `pellucid insights`, `pellucid methods`."""
+"""The command line: `pellucid demo`, `pellucid explain`, `pellucid insights`, `pellucid methods`, `pellucid run`."""
 
 from __future__ import annotations
 

@@ -4,5 +4,6 @@ from .explainer import Explainer
 from .manifest import Done
 from .results import Results, open
 from .run import run
+from .summary import Clusters, Means
 
-__all__ = ["Done", "Explainer", "Results", "open", "run"]
+__all__ = ["Clusters", "Done", "Explainer", "Means", "Results", "open", "run"]

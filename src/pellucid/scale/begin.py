@@ -82,7 +82,7 @@ def _begun(work: Work, loaded: Explainer, identity: dict[str, object], wishes: W
     rows = source.first(TRIED)
     found, classes = _probed(here, rows, work)
     tune = wishes.tune
-    ways = chosen(here, fed(rows, here), source.count, work.seed) if tune is True else tune or ()
+    ways = chosen(here, fed(rows, here), source.count, work.seed, found.cost.seconds) if tune is True else tune or ()
     facts = {
         "run": identity,
         "block": wishes.block or _size(rows),

@@ -49,10 +49,15 @@ def devices_of(workers: int | str) -> list[str | None]:
     """
     if workers == "all":
         gpus = torch.cuda.device_count()
-        return [f"cuda:{i}" for i in range(gpus)] if gpus else [None] * len(os.sched_getaffinity(0))
+        return [f"cuda:{i}" for i in range(gpus)] if gpus else [None] * _cores()
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise OptionError(f"workers is {workers!r}; give a whole number from 1, or 'all' for one on each GPU, or on each core")
     return [None] * workers
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(work: Work, blocks: Iterable[Block], report: Report, devices: list[str | None]) -> None:

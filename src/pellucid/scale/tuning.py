@@ -40,13 +40,21 @@ def tuned(explainer: Explainer, ways: Sequence[str]) -> Explainer:
     return explainer.with_model(model)
 
 
-def chosen(explainer: Explainer, rows: Rows, count: int | None, seed: int) -> tuple[str, ...]:
-    """The ways that pay, found in the order of what they cost; none for short runs, other callables and methods that look inside."""
+def chosen(explainer: Explainer, rows: Rows, count: int | None, seed: int, seconds: float = float("inf")) -> tuple[str, ...]:
+    """The ways that pay, found in the order of what they cost; none for short runs, other callables and methods that look inside.
+
+    `seconds` is about what an example takes: a run that is short by that is not looked at more closely.
+    """
     model, inputs = explainer.model, rows.inputs
     plain = explainer.method in PLAIN | WITHOUT_GRADIENT and not {"layer", "neuron"} & set(explainer.options)
     if not isinstance(model, nn.Module) or not plain or not count or not isinstance(inputs, tuple) or not len(rows):
         return ()
-    before, usual = _timed(explainer, rows, seed)
+    if seconds * count < LONG:
+        return ()
+    try:
+        before, usual = _timed(explainer, rows, seed)
+    except Exception:  # one of these examples cannot be explained, which the run will tell
+        return ()
     if usual * count < LONG:
         return ()
     found: tuple[str, ...] = ()
@@ -55,11 +63,11 @@ def chosen(explainer: Explainer, rows: Rows, count: int | None, seed: int) -> tu
         if usual * count < needed or not _fits(way, model, inputs):
             continue
         try:
-            after, seconds = _timed(tuned(explainer, (*found, way)), rows, seed)
+            after, taken = _timed(tuned(explainer, (*found, way)), rows, seed)
         except Exception:  # whatever a compiler says: the model runs without it
             continue
-        if seconds < WORTH * best and _same(before, after):
-            found, best = (*found, way), seconds
+        if taken < WORTH * best and _same(before, after):
+            found, best = (*found, way), taken
     return found
 
 
