@@ -291,7 +291,7 @@ def test_everything_is_written_and_read(tmp_path):
     _, without = asked(together, method="feature_ablation")
     again = Hierarchy.from_json(without.to_json())
     assert math.isnan(again.tree.error)
-    assert json.loads(without.to_json())["tree"]["error"] == "nan"
+    assert json.loads(without.to_json())["tree"]["error"] == "NaN"
     for wrong in ("{}", "[", '{"format": "other"}'):
         with pytest.raises(FileError, match="is not a pellucid-hierarchy-1"):
             Hierarchy.from_json(wrong)

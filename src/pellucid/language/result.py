@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from ..errors import FileError, InputError, OptionError
 from ..explanation import Check, Cost, Display, Explanation, Provenance
-from ..files import written
 from .interpretable import Parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+from .saved import Saved, numbers, plain
 
 __all__ = ["LOG_PROBABILITY", "PROBABILITY", "Generated"]
 
@@ -27,7 +26,7 @@ LOG_PROBABILITY, PROBABILITY = "log-probability", "probability"
 
 
 @dataclass(frozen=True, eq=False)
-class Generated:
+class Generated(Saved):
     """What moved each generated token, and the generated text as a whole; `U` units of the prompt, `T` generated tokens.
 
     For log-probabilities and additive methods the rows of the matrix add up to the sequence, because
@@ -162,7 +161,7 @@ class Generated:
         of U numbers, or null; `probabilities`: T numbers, or null; `parts`: pairs of a string and a unit's index or null; `options`,
         `cost`, `provenance`: objects; `health`: a list of objects. NaN and infinities are the strings "NaN", "Infinity", "-Infinity".
         """
-        numbers = {name: getattr(self, name) for name in NUMBERS}
+        tensors = {name: getattr(self, name) for name in NUMBERS}
         words = {
             "format": FORMAT,
             "method": self.method,
@@ -171,9 +170,9 @@ class Generated:
             "units": self.units,
             "tokens": self.tokens,
             "parts": self.parts,
-            **{name: None if tensor is None else _plain(tensor.tolist()) for name, tensor in numbers.items()},
+            **{name: None if tensor is None else plain(tensor.tolist()) for name, tensor in tensors.items()},
             "options": dict(self.options),
-            "health": [_plain(asdict(check)) for check in self.health],
+            "health": [plain(asdict(check)) for check in self.health],
             "cost": asdict(self.cost),
             "provenance": asdict(replace(self.provenance, versions=dict(self.provenance.versions))),
         }
@@ -191,7 +190,7 @@ class Generated:
             if words["format"] != FORMAT:
                 raise ValueError(f"format {words['format']!r} is not {FORMAT!r}")
             units, tokens, kind = tuple(words["units"]), tuple(words["tokens"]), getattr(torch, words["dtype"])
-            found = {name: None if words[name] is None else torch.tensor(_numbers(words[name]), dtype=kind) for name in NUMBERS}
+            found = {name: None if words[name] is None else torch.tensor(numbers(words[name]), dtype=kind) for name in NUMBERS}
             if found["matrix"] is not None:
                 found["matrix"] = found["matrix"].reshape(len(tokens), len(units))
             return cls(
@@ -202,37 +201,12 @@ class Generated:
                 measure=words["measure"],
                 parts=tuple((piece, unit) for piece, unit in words["parts"]),
                 options=words["options"],
-                health=tuple(Check(**(check | {"value": _numbers(check["value"])})) for check in words["health"]),
+                health=tuple(Check(**(check | {"value": numbers(check["value"])})) for check in words["health"]),
                 cost=Cost(**words["cost"]),
                 provenance=Provenance(**words["provenance"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise FileError(f"this is not a {FORMAT} of pellucid ({type(error).__name__}: {error})") from error
-
-    def save(self, path: str | Path) -> Path:
-        """Write `.json` (everything, for `load`) or `.html` (the page), by the end of the path.
-
-        Raises:
-            OptionError: another end. FileError: it cannot be written.
-        """
-        path, writers = Path(path), {".json": self.to_json, ".html": self.html}
-        if path.suffix.lower() not in writers:
-            raise OptionError(f"{str(path)!r} ends with {path.suffix!r}; end it with .json for everything, or .html for a page")
-        text = writers[path.suffix.lower()]()
-        written(path, lambda part: part.write_text(text, encoding="utf-8"))
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path) -> Generated:
-        """Read the JSON that `save` wrote.
-
-        Raises:
-            FileError: the file is missing, or is something else.
-        """
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"cannot read {str(path)!r}: {error}") from error
 
 
 NUMBERS = ("sequence", "matrix", "probabilities")
@@ -248,18 +222,3 @@ def _marked(units: tuple[str, ...]) -> tuple[str, ...]:
     if all(unit.strip(" ") in ("", unit) for unit in units):
         return units
     return tuple("\u2581" + unit[1:] if unit.startswith(" ") else unit for unit in units)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers that are not finite by name, as JSON has none."""
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _numbers(value: Any) -> Any:
-    return [_numbers(each) for each in value] if isinstance(value, list) else float(value) if isinstance(value, str) else value
