@@ -359,7 +359,7 @@ def _same(found: Tensor, alone: Tensor, change: Tensor | None = None) -> bool:
     if float(torch.dist(found, alone, math.inf)) <= rounding * float(alone.abs().max()):
         return True  # the usual case, at the least cost
     largest = torch.abs(alone - alone.mean() if change is None else change).max().nan_to_num(posinf=0.0)
-    tolerance = max(rounding * float(alone.abs().max().nan_to_num(posinf=0.0)), 1e-3 * float(largest))
+    tolerance = max(rounding * float(alone.abs().max().nan_to_num(posinf=0.0)), min(1e-3, 4 * rounding) * float(largest))
     return torch.allclose(found, alone, rtol=0.0, atol=tolerance, equal_nan=True)
 
 

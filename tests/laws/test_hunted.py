@@ -46,6 +46,16 @@ def test_examples_that_see_each_other_are_never_stacked(model, method, x):
     assert found.check("batching") is not None
 
 
+def test_that_is_seen_where_the_scores_are_at_their_limits_too(x):
+    """Scores at the features moved by less than a thousandth, those of the ablated ones by a third."""
+    torch.manual_seed(233)
+    model = Centred()
+    found = pellucid.explain(model, x, 1, "feature_ablation").attribution
+    with torch.no_grad():
+        expected = torch.stack([(model(x) - model(x * (torch.arange(6) != k)))[:, 1] for k in range(6)], 1)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_that_is_seen_on_a_large_score_too(x):
     model, baselines = Offset(), torch.randn(5, 6) * 3 + 1
     found = pellucid.explain(model, x, None, "feature_ablation", baselines=baselines)
