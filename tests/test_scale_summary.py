@@ -134,6 +134,10 @@ def test_cheaper_ways_give_the_same_numbers(ways, residual, tmp_path):
     wanted = pellucid.explain(residual, x, 1, steps=10).attribution
     assert torch.allclose(attributions(results), wanted, atol=1e-5 * float(wanted.abs().max()) + 1e-7)
     assert results.facts["tuned"] == list(ways)
+    assert results[3].cost.tuned == results[1:4].cost.tuned == ways
+    results[3].save(tmp_path / "one.safetensors")
+    assert pellucid.Explanation.load(tmp_path / "one.safetensors").cost.tuned == ways
+    assert f"model made cheaper: {', '.join(ways)}" in results[3]._repr_html_()
     assert all(torch.equal(value, before[name]) for name, value in residual.state_dict().items())
     assert run(Explainer(residual, target=1, steps=10), x, tmp_path / "out").facts["tuned"] == list(ways)
 

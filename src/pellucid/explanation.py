@@ -105,6 +105,7 @@ class Cost:
         calls: calls of the model.
         seconds: wall-clock time.
         peak_memory: bytes by which the peak rose: allocated on the GPU, resident on the CPU.
+        tuned: what made the model cheaper in a run: "channels_last", "folded" (batch norm), "compiled".
     """
 
     forwards: int = 0
@@ -112,6 +113,12 @@ class Cost:
     calls: int = 0
     seconds: float = 0.0
     peak_memory: int = 0
+    tuned: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any]) -> Cost:
+        """What was saved."""
+        return cls(**{**words, "tuned": tuple(words.get("tuned", ()))})
 
 
 @dataclass(frozen=True)
@@ -333,7 +340,7 @@ class Explanation:
             target=words["target"],
             options=words["options"],
             health=tuple(Check(**check) for check in words["health"]),
-            cost=Cost(**words["cost"]),
+            cost=Cost.of(words["cost"]),
             provenance=Provenance(**words["provenance"]),
             display=Display._from(words["display"], tensors),
         )

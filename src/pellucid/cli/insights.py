@@ -14,6 +14,7 @@ from .. import zoo
 from ..errors import OptionError
 from ..insights import Insights
 from ..insights import insights as look
+from ..scale import open as opened
 from ..task import Task
 from .source import made_by
 
@@ -24,8 +25,9 @@ def insights(
     source: Annotated[
         str,
         typer.Argument(
-            help="`demo`, or module:function that returns (models, data), a mapping of the arguments of pellucid.insights, or what "
-            "pellucid.insights returned. Models are torch modules or pellucid.Tasks; data are examples or pairs (example, label)."
+            help="`demo`; the folder of a run (`pellucid run`); or module:function that returns (models, data), a mapping of the arguments "
+            "of pellucid.insights, or what pellucid.insights returned. Models are torch modules or pellucid.Tasks; data are examples or "
+            "pairs (example, label)."
         ),
     ],
     model: Annotated[str, typer.Option(help=f"Which model of the demo: {', '.join(zoo.NAMES)}.")] = "digits",
@@ -38,7 +40,7 @@ def insights(
     """Look at many predictions in the browser: filter, compare, explain, edit."""
     console = Console()
     with console.status("getting ready ..."):
-        looked = demo_of(model) if source == "demo" else looked_at(source, _made(source))
+        looked = _looked(source, model)
     if export is not None:
         with console.status("explaining ..."):
             path = looked.export(export)
@@ -51,10 +53,14 @@ def insights(
     looked.close()
 
 
-def _made(source: str) -> Any:
+def _looked(source: str, model: str) -> Insights:
+    if source == "demo":
+        return demo_of(model)
+    if Path(source).is_dir():
+        return opened(source).insights()
     if ":" not in source:
-        raise OptionError(f"{source!r} is neither `demo` nor module:function (such as mypackage.looking:load)")
-    return made_by(source, Path.cwd())
+        raise OptionError(f"{source!r} is neither `demo`, nor the folder of a run, nor module:function (such as mypackage.looking:load)")
+    return looked_at(source, made_by(source, Path.cwd()))
 
 
 def looked_at(source: str, made: Any) -> Insights:

@@ -38,9 +38,11 @@ def insights(
     Nothing is computed before it is looked at; predictions come in batches, explanations one by one from a queue.
 
     Args:
-        models: a module, a function of tensors or a `pellucid.Task`; or several, in a list or a mapping from names.
+        models: a module, a function of tensors or a `pellucid.Task`; or several, in a list or a mapping from names. Beside the results
+            of a run models may be None: what is stored is looked at, and nothing is computed.
         data: examples, or pairs `(example, label)`: anything with `len()` and `[i]`, or an iterable. A bare model's examples are
-            tensors or arrays without a batch dimension (a tuple for several inputs), pictures, or a `pellucid.Sample`.
+            tensors or arrays without a batch dimension (a tuple for several inputs), pictures, or a `pellucid.Sample`. Or the
+            results of a run (`pellucid.run`, `pellucid.scale.open`), see `Results.insights`.
         labels: the examples' labels, where data holds none: numbers of classes, their names, or measured values. With
             `exclusive=False` lists of classes, or arrays with 0 or 1 for each class.
         classes: the classes' names, in the order of the output; a task has its own. Of a model with one output two names make a
@@ -65,14 +67,22 @@ def insights(
     >>> looked.close()
     """
     # Here, so that `import pellucid` does not bring what draws.
+    from ..scale.results import Results
     from .examples import Examples
     from .session import Session
+    from .stored import StoredExamples, subjects_of_run
     from .subject import subjects_of
 
     if scores not in (None, "logits", "probabilities"):
         raise OptionError(f'scores is {scores!r}; give "logits", "probabilities", or None')
-    subjects = [replace(s, exclusive=exclusive, scores=scores) for s in subjects_of(models, classes, kind, names, prepare)]
-    examples = Examples(data, labels, subjects[0].classes, exclusive)
+    run = data if isinstance(data, StoredExamples) else StoredExamples(data, None, classes) if isinstance(data, Results) else None
+    if run is None:
+        subjects = subjects_of(models, classes, kind, names, prepare)
+    else:
+        subjects = subjects_of_run(run, models, run.classes, kind, names, prepare)
+        title = title or run.title
+    subjects = tuple(replace(s, exclusive=exclusive, scores=scores) for s in subjects)
+    examples = Examples(data if run is None else run, labels, subjects[0].classes, exclusive)
     return Insights(Session(subjects, examples, title, most, seconds, memory))
 
 

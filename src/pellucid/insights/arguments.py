@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..attention.maps import PERCEIVED
+from ..errors import OptionError
 from ..gradient.quadrature import RULES
 from ..methods import ATTENTIONS, EVERY, MAPS, METHODS, RANDOM, WITHOUT_BASELINES, WITHOUT_GRADIENT, find, kinds_of
 from ..perturb.shapley import ESTIMATORS
@@ -18,8 +19,9 @@ from ..rules.compared import RULES as COMPARED
 from ..rules.lrp import COMPOSITES
 from .subject import Subject
 
-__all__ = ["argument", "checked", "layer_of", "layers_of", "offered"]
+__all__ = ["STORED", "argument", "checked", "layer_of", "layers_of", "offered"]
 
+STORED = "stored"  # in the place of a method: as a run did it
 CONTROLS = {bool: "switch", int: "integer", float: "number", str: "word"}
 # The words that an option knows, where it knows a few; the first key is the method's, or "" for every method.
 WORDS: Mapping[tuple[str, str], Sequence[str]] = {
@@ -38,8 +40,13 @@ def offered(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     """The methods that these models can be explained with: maps where there are layers of pictures, attention where there is any."""
     pictures = any(layers_of(subject) for subject in subjects)
     attends = any("attention" in type(module).__name__.lower() for s in subjects for root in s.roots for module in root.modules())
-    names = [*METHODS, *(MAPS if pictures else ()), *(ATTENTIONS if attends else ())]
-    return [_method(name) for name in names]
+    live = [i for i, subject in enumerate(subjects) if not subject.methods]
+    names = [*METHODS, *(MAPS if pictures else ()), *(ATTENTIONS if attends else ())] if live else []
+    runs = [i for i, subject in enumerate(subjects) if subject.methods]
+    return [*([_STORED | {"models": runs}] if runs else []), *(_method(name) | {"models": live} for name in names)]
+
+
+_STORED = {"name": STORED, "group": "the run", "layer": False, "random": False, "baselines": False, "arguments": []}
 
 
 def _method(name: str) -> dict[str, Any]:
@@ -87,6 +94,10 @@ def checked(method: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any
     Raises:
         OptionError: no such method or option, or a value of another kind.
     """
+    if method == STORED:
+        if options:
+            raise OptionError(f"{next(iter(options))!r} was settled when the run was made; ask a model, not the run")
+        return STORED, {}
     name, _ = find(method, {})
     plain = {option: value for option, value in options.items() if value is not None}
     find(name, plain)

@@ -24,7 +24,7 @@ class Row:
     title: str = ""
     said: tuple[Said, ...] = ()
     error: dict[str, Any] | None = None
-    found: dict[tuple[int, str], tuple[float, bool]] = field(default_factory=dict)
+    found: dict[tuple[int, str], tuple[float | None, bool]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def _said(row: Row, model: int) -> Said | None:
 
 
 def _found(row: Row, asked: Filter, which: int) -> float | None:
-    found = row.found.get((asked.model, asked.method))
-    return None if found is None else float(found[which])
+    found = row.found.get((asked.model, asked.method), (None, None))[which]
+    return None if found is None else float(found)
 
 
 class Catalogue:

@@ -22,6 +22,8 @@ BOXES = 32
 
 def editable(raw: Any, ready: Ready) -> str:
     """What can be edited: "text", "values", "box", or nothing."""
+    if ready.known is not None:
+        return ""
     if isinstance(raw, str):
         return "text"
     if _numbers(raw) is not None and ready.parts[0].kind == "table" and len(ready.parts[0].names) == len(_numbers(raw) or ()):

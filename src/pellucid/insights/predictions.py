@@ -32,6 +32,7 @@ class Said:
         loss: the cross-entropy of the label (of several, the mean over all classes), or the squared error; None without a label.
         present: the classes that have at least 0.5, where an example may have several; None where it has one.
         error: why there is no answer.
+        healthy: whether the explanation that is stored with it is; None where none is.
     """
 
     top: tuple[tuple[int, float, float], ...] = ()
@@ -39,6 +40,7 @@ class Said:
     loss: float | None = None
     error: dict[str, Any] | None = None
     present: tuple[int, ...] | None = None
+    healthy: bool | None = None
 
     @property
     def predicted(self) -> int | None:

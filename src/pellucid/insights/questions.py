@@ -20,7 +20,7 @@ from ..inputs import Tensors
 from ..methods import DISTRIBUTIONS, EVERY, MAPS
 from ..model import modules_of
 from ..target import target as an_output
-from .arguments import checked, layer_of, layers_of
+from .arguments import STORED, checked, layer_of, layers_of
 from .given import Given
 from .jobs import Ticket
 from .predictions import chances_of, predict, scores_of
@@ -58,16 +58,18 @@ class Question:
     edit: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Given, models: int, size: int) -> Question:
+    def of(cls, given: Given, subjects: Sequence[Subject], size: int) -> Question:
         """From a request.
 
         Raises:
             OptionError: no such model, example, method or option, or a value that it does not take.
         """
-        method, options = checked(given.text("method", "integrated_gradients"), given.fields_of("options"))
+        model = given.whole("model", 0, len(subjects) - 1, 0)
+        usual = (*subjects[model].methods, "integrated_gradients")[0]
+        method, options = checked(given.text("method", usual), given.fields_of("options"))
         classes = {name: given.whole(name, 0, 10**9) for name in ("target", "versus") if given.fields.get(name) is not None}
         return cls(
-            given.whole("model", 0, models - 1, 0), given.whole("index", 0, size - 1), method, options, classes.get("target"),
+            model, given.whole("index", 0, size - 1), method, options, classes.get("target"),
             classes.get("versus"), given.flag("probability"), given.text("layer"), given.whole("seed", 0, 2**31, 0), given.fields_of("edit")
         )  # fmt: skip
 
@@ -89,6 +91,8 @@ class Question:
     @property
     def passes(self) -> int | None:
         """How many examples the model will see, about, as the method's options say."""
+        if self.method not in EVERY:
+            return None
         options = {p.name: p.default for p in inspect.signature(EVERY[self.method]).parameters.values()} | self.options
         counts = (options.get(name) for name in ("steps", "samples", "evaluations"))
         return next((count for count in counts if isinstance(count, int)), None)
@@ -152,6 +156,8 @@ def ask(subject: Subject, ready: Ready, question: Question, ticket: Ticket, refe
     Raises:
         What `pellucid.explain` raises, and Cancelled.
     """
+    if question.method == STORED:
+        return _answer(question, stored_of(ready, question), ready)
     sample = ready.sample
     options: dict[str, Any] = dict(question.options)
     baselines: Any = sample.baselines
@@ -180,7 +186,24 @@ def ask(subject: Subject, ready: Ready, question: Question, ticket: Ticket, refe
         **options,
     )
     found = replace(found, options={name: value for name, value in found.options.items() if name != "feature_mask"})
+    return _answer(question, found, ready)
+
+
+def _answer(question: Question, found: Explanation, ready: Ready) -> Answer:
     return Answer(question, found, {"key": question.key, "model": question.model, "index": question.index} | told_explanation(found, ready))
+
+
+def stored_of(ready: Ready, question: Question) -> Explanation:
+    """What a run found.
+
+    Raises:
+        OptionError: no run did, or it answered another question.
+    """
+    if ready.known is None:
+        raise OptionError("no run stored an explanation of this; choose a method")
+    if question.target is not None or question.versus is not None or question.probability:
+        raise OptionError(f"the run explained {ready.known.target}; for another target ask a model: results.insights(model)")
+    return ready.known
 
 
 def _layer(subject: Subject, layer: str) -> str:

@@ -24,7 +24,7 @@ from .jobs import Event, Jobs, Ticket, told_error
 from .kept import Kept
 from .questions import Answer, Question, ask
 from .start import start_of
-from .subject import Ready, Subject, title_of
+from .subject import Ready, Subject
 from .table import table_of
 from .told import channels_of, finite_or_none, packed, told_glimpse, told_label, told_part, told_said
 from .work import WORK
@@ -119,9 +119,9 @@ class Session:
         glimpse, error = None, row.error
         try:
             glimpse = self.subjects[asked.model].glimpse(found.raw)
+            row.title = row.title or self.subjects[asked.model].title(found.raw)
         except Exception as problem:  # the user's code
             error = told_error(problem)
-        row.title = row.title or title_of(glimpse)
         kept = row.found.get((asked.model, asked.method))
         return {
             "index": row.index,
@@ -138,14 +138,15 @@ class Session:
     def question(self, given: Given) -> Question:
         """The question of a request."""
         self._reach(given)
-        return Question.of(given, len(self.subjects), len(self.catalogue.rows))
+        return Question.of(given, self.subjects, len(self.catalogue.rows))
 
     def _reach(self, given: Given) -> None:
         """Read an iterable as far as the example that a request names, within reason."""
         self._read(given.whole("index", 0, FAR) + 1)
 
     def _read(self, stop: int) -> None:
-        self.catalogue.upto(self.examples.upto(min(stop, self.examples.size + FURTHER)))
+        known = self.examples.size  # which grows while a run goes on that is looked at
+        self.catalogue.upto(known if self.examples.indexed else self.examples.upto(min(stop, known + FURTHER)))
 
     def row(self, given: Given) -> Row:
         """The row of the example that a request names."""

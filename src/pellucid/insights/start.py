@@ -34,6 +34,7 @@ def start_of(session: Session) -> dict[str, Any]:
                 "layers": layers_of(s),
                 "layer": layer_of(s),
                 "targeted": s.targeted,
+                "stored": bool(s.methods),
                 "exclusive": s.exclusive,
             }
             for s in subjects

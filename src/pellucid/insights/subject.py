@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import InputError, OptionError
+from ..explanation import Explanation
 from ..model import modules_of
 from ..task import Kind, Sample, Task
 
-__all__ = ["Part", "Ready", "Subject", "subjects_of"]
+if TYPE_CHECKING:
+    from .predictions import Said
+
+__all__ = ["Part", "Ready", "Subject", "fed", "part_of", "ready_of", "subjects_of", "title_of"]
 
 TITLE = 400  # letters of an example that are searched and shown in lists
 
@@ -42,10 +46,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """An example ready for a model, and for a person: one part for each input."""
+    """An example ready for a model, and for a person: one part for each input; and its explanation, where that is stored."""
 
     sample: Sample
     parts: tuple[Part, ...]
+    known: Explanation | None = None
 
     @property
     def size(self) -> int:
@@ -70,6 +75,9 @@ class Subject:
         glimpse: a few words for lists, from the raw example.
         exclusive: whether an example has one class; False: any number of them.
         scores: what the output holds, "logits" or "probabilities"; None: found from it.
+        titled: a few words of a raw example, where the glimpse has none.
+        said: what it said of a raw example with that label, where that is stored; then nobody asks the model.
+        methods: the only ones that it is explained by; empty for all that fit.
     """
 
     name: str
@@ -82,6 +90,13 @@ class Subject:
     glimpse: Callable[[Any], Any] = field(default=lambda raw: raw)
     exclusive: bool = True
     scores: str | None = None
+    titled: Callable[[Any], str] | None = None
+    said: Callable[[Any, Any], Said] | None = None
+    methods: tuple[str, ...] = ()
+
+    def title(self, raw: Any) -> str:
+        """A few words of a raw example; empty where it has none."""
+        return title_of(self.glimpse(raw)) if self.titled is None else self.titled(raw)[:TITLE]
 
     @property
     def roots(self) -> tuple[nn.Module, ...]:
@@ -143,14 +158,14 @@ def _bare(raw: Any, model: Callable[..., Any]) -> Sample:
     if type(raw).__module__.partition(".")[0] == "PIL":
         picture = np.array(raw if raw.mode == "L" else raw.convert("RGB"))
         shown = torch.from_numpy(picture / np.float32(255))
-        return Sample((_fed(shown[None] if shown.dim() == 2 else shown.permute(2, 0, 1), model)[None],), picture=picture)
+        return Sample((fed(shown[None] if shown.dim() == 2 else shown.permute(2, 0, 1), model)[None],), picture=picture)
     several = isinstance(raw, tuple | list) and len(raw) > 0 and not isinstance(raw[0], Real)
     given = (x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) for x in (raw if several else (raw,)))
-    return Sample(tuple(_fed(x, model)[None] for x in given))
+    return Sample(tuple(fed(x, model)[None] for x in given))
 
 
-def _fed(x: Tensor, model: Callable[..., Any]) -> Tensor:
-    """On the model's device, and real numbers in its precision."""
+def fed(x: Tensor, model: Callable[..., Any]) -> Tensor:
+    """The input on the model's device, and real numbers in its precision."""
     parameter = next((p for root in modules_of(model) for p in root.parameters() if p.is_floating_point()), None)
     return x if parameter is None else x.to(parameter.device, parameter.dtype if x.is_floating_point() else None)
 
@@ -167,13 +182,14 @@ def ready_of(sample: Any, raw: Any, kind: Kind | None = None, names: Sequence[st
         raise InputError(f"prepare returned {type(sample).__name__}; it must return a pellucid.Sample")
     if names and not sample.names:
         sample = replace(sample, names=tuple(names))
-    first = _part(sample.inputs[0], "input" if len(sample.inputs) == 1 else "input 1", kind, sample.names, sample.picture, raw)
-    return Ready(sample, (first, *(_part(x, f"input {i}") for i, x in enumerate(sample.inputs[1:], 2))))
+    first = part_of(sample.inputs[0], "input" if len(sample.inputs) == 1 else "input 1", kind, sample.names, sample.picture, raw)
+    return Ready(sample, (first, *(part_of(x, f"input {i}") for i, x in enumerate(sample.inputs[1:], 2))))
 
 
-def _part(
+def part_of(
     x: Tensor, name: str, kind: Kind | None = None, names: tuple[str, ...] = (), picture: NDArray[np.uint8] | None = None, raw: Any = None
 ) -> Part:
+    """What a person sees of an input `(1, ...)`; `raw` is the example as it was given."""
     from ..show.example import pixels  # drawing comes when something is looked at
 
     kind = kind or _kind(x, names)
@@ -205,7 +221,7 @@ def _cells(x: Tensor, raw: Any) -> tuple[str, ...]:
 
 
 def title_of(glimpse: Any) -> str:
-    """A few words of a raw example; empty where it has none."""
+    """A few words; empty where there are none."""
     if isinstance(glimpse, str):
         return " ".join(glimpse[: 2 * TITLE].split())[:TITLE]
     if isinstance(glimpse, Mapping):

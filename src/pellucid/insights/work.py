@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from .arguments import STORED
 from .catalogue import Row
 from .examples import Example, Unreadable
 from .faithful import curves
@@ -15,7 +16,7 @@ from .importance import Importance
 from .jobs import QUICK, SLOW, USUAL, Event, Ticket, Work, told_error
 from .predictions import Said, predict
 from .questions import Question
-from .subject import Ready, Subject, title_of
+from .subject import Ready, Subject
 from .told import told_said
 
 if TYPE_CHECKING:
@@ -65,17 +66,24 @@ def _predicted(session: Session, rows: Sequence[Row], ticket: Ticket) -> None:
     said = [_said(subject, whole, ticket) for subject in session.subjects]
     for (row, _), *answers in zip(whole, *said, strict=True):
         row.said = tuple(answers)
+        row.found |= {(i, _stored(i)): (None, one.healthy) for i, one in enumerate(answers) if one.healthy is not None}
+
+
+def _stored(model: int) -> str:
+    return Question(model, 0, STORED).manner
 
 
 def _titled(subject: Subject, raw: Any) -> str:
     try:
-        return title_of(subject.glimpse(raw))
+        return subject.title(raw)
     except Exception:  # the user's code; the list tells it
         return ""
 
 
 def _said(subject: Subject, pairs: Sequence[tuple[Row, Example]], ticket: Ticket) -> list[Said]:
     """One answer for each; those that cannot be prepared say why."""
+    if subject.said is not None:
+        return [subject.said(example.raw, row.label) for row, example in pairs]
     prepared = [_prepared(subject, example) for _, example in pairs]
     fine = [(one, row.label) for one, (row, _) in zip(prepared, pairs, strict=True) if isinstance(one, Ready)]
     answers = iter(predict(subject, [one for one, _ in fine], [label for _, label in fine], ticket))
@@ -114,9 +122,14 @@ def predictions(session: Session, given: Given, following: Following) -> None:
 
     def work(ticket: Ticket) -> Steps:
         yield from ()
-        label = session.examples[row.index].label
-        said = (predict(s, [session.ready(i, row.index, edit)], [label], ticket)[0] for i, s in enumerate(session.subjects))
-        return {"said": [told_said(s, one) for s, one in zip(session.subjects, said, strict=True)]}
+        example = session.examples[row.index]
+
+        def said(model: int, subject: Subject) -> Said:
+            if subject.said is not None and not edit:
+                return subject.said(example.raw, example.label)
+            return predict(subject, [session.ready(model, row.index, edit)], [example.label], ticket)[0]
+
+        return {"said": [told_said(subject, said(i, subject)) for i, subject in enumerate(session.subjects)]}
 
     following.begin(0, f"predict {row.index} {sorted(edit.items())}", work, QUICK)
 

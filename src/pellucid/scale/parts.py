@@ -103,6 +103,7 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         sum(cost.calls for cost in costs),
         sum(cost.seconds for cost in costs),
         max(cost.peak_memory for cost in costs),
+        first.cost.tuned,
     )
     lists = {name: tuple(x for part in parts for x in getattr(part.display, name)) for name in LISTS}
     targets = list(dict.fromkeys(part.target for part in parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .rows import Reader
 from .sources import Source, source_of
 from .store import Store
 from .summary import Clusters, Means, clusters, means, top_features
+
+if TYPE_CHECKING:
+    from ..insights import Insights
 
 __all__ = ["Results", "open"]
 
@@ -111,6 +114,22 @@ class Results(Sequence[Explanation]):
     def blocks_with_answers(self) -> Iterator[int]:
         """The blocks in which some example could be explained."""
         return (number for number in self.blocks() if any(row is not None for row in self._rows(number)[1]))
+
+    def insights(self, models: Any = None, data: Any = None, **view: Any) -> Insights:
+        """The results as a page, a widget or a file to look at: predictions, health, errors and maps as they are stored.
+
+        Args:
+            models: None: nothing is computed. Models beside the run can be asked what it was not: other methods, classes, edits.
+            data: the raw examples, for models that are not fed what the run kept (tokens of texts, say).
+            view: what `pellucid.insights.insights` takes besides: classes, title, prepare, ...
+
+        Raises:
+            InputError: data that have another length. MissingExtra: pyarrow is not installed.
+        """
+        from ..insights import insights
+        from ..insights.stored import StoredExamples
+
+        return insights(models, StoredExamples(self, data, view.get("classes", ())), **view)
 
     def means(self, by: str | None = "prediction") -> Means:
         """The mean attribution of each class ("prediction" or "label"), or of all: `summary.means`."""

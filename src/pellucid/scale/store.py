@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import FileError, OptionError, need
-from ..explanation import Explanation
+from ..explanation import Cost, Explanation
 from .arrays import Arrays
 from .block import Answer
 from .columns import COLUMNS, columns_of
@@ -154,8 +154,11 @@ class Store:
 
     def _done(self, number: int, answer: Answer, columns: Mapping[str, list[Any]]) -> Done:
         unhealthy = sum(not h for h, e in zip(columns["healthy"], columns["error"], strict=True) if e is None)
-        cost = {} if answer.explanation is None else asdict(answer.explanation.cost)
-        return Done(number, answer.rows.size, len(answer.failed), unhealthy, **cost, bytes=self._bytes(number))
+        cost = Cost() if answer.explanation is None else answer.explanation.cost
+        return Done(
+            number, answer.rows.size, len(answer.failed), unhealthy, cost.forwards, cost.backwards, cost.calls, cost.seconds,
+            cost.peak_memory, self._bytes(number)
+        )  # fmt: skip
 
     def _bytes(self, number: int) -> int:
         return sum(self.path(number, ending).stat().st_size for ending in ("safetensors", "parquet"))

@@ -55,7 +55,8 @@ class Session:
         self.work = work
         self.store = Store.open(work.folder)
         explainer = work.explainer.loaded()
-        self.explainer = tuned(placed(explainer, work.device), self.store.facts.get("tuned") or ())
+        self.ways = tuple(self.store.facts.get("tuned") or ())
+        self.explainer = tuned(placed(explainer, work.device), self.ways)
         self.names, self.classes = tuple(self.store.facts["names"]), tuple(self.store.facts["classes"])
 
     def read(self, number: int, rows: Rows | None = None) -> Rows | Done:
@@ -67,7 +68,11 @@ class Session:
 
     def explain(self, rows: Rows) -> Answer:
         """The answer, and nothing of it on a device."""
-        return answered(self.explainer, fed(rows, self.explainer), self.work.seed, self.work.strict, self.names, self.classes)
+        answer = answered(self.explainer, fed(rows, self.explainer), self.work.seed, self.work.strict, self.names, self.classes)
+        if answer.explanation is None or not self.ways:
+            return answer
+        cost = replace(answer.explanation.cost, tuned=self.ways)
+        return replace(answer, explanation=replace(answer.explanation, cost=cost))
 
     def write(self, number: int, answer: Answer) -> Done:
         """Stored."""

@@ -552,7 +552,7 @@ function curveChart(curves) {
 function healthOf(told) {
   const failed = told.health.filter((check) => !check.passed);
   const verdict = failed.length ? `Look at: ${failed.map((check) => check.name).join(", ")}` : "All checks passed";
-  const cost = `${plural(told.cost.forwards, "forward")}, ${plural(told.cost.backwards, "backward")}, ${duration(told.cost.seconds)}`;
+  const cost = `${plural(told.cost.forwards, "forward")}, ${plural(told.cost.backwards, "backward")}, ${duration(told.cost.seconds)}${told.cost.tuned.length ? `; model made cheaper: ${told.cost.tuned.map(pretty).join(", ")}` : ""}`;
   return h("details", { class: `p-health ${failed.length ? "p-bad" : "p-good"}` },
     h("summary", {}, h("span", { "aria-hidden": "true" }, failed.length ? "✗ " : "✓ "), verdict, h("span", { class: "p-cost" }, ` · ${cost}`)),
     h("ul", {}, told.health.map((check) => h("li", { class: check.passed ? "" : "p-fault" }, h("strong", {}, `${check.passed ? "✓" : "✗"} ${check.name}`), `: ${check.message}`)),
@@ -635,7 +635,7 @@ class App {
       return;
     }
     colours.shades = this.start.colours.diverging;
-    if (!this.start.methods.some((m) => m.name === COLUMN.method)) COLUMN.method = this.start.methods[0].name;
+    this.usual = this.fitting(structuredClone(COLUMN));
     if (this.address) this.state.read(location.hash.slice(1));
     this.valid();
     this.frame();
@@ -648,13 +648,24 @@ class App {
   // A link may name models, methods or examples that are not here.
   valid() {
     const { state, start } = this, models = start.models.length;
-    state.columns = state.columns.filter((c) => start.methods.some((m) => m.name === c.method) && c.model >= 0 && c.model < models);
-    if (!state.columns.length) state.columns = [structuredClone(COLUMN)];
+    state.columns = state.columns.filter((c) => c.model >= 0 && c.model < models && this.methods(c.model).some((m) => m.name === c.method));
+    if (!state.columns.length) state.columns = [structuredClone(this.usual)];
     for (const column of state.columns) if (Array.isArray(column.options)) column.options = {};
     if (!(state.filter.model >= 0 && state.filter.model < models)) state.filter.model = 0;
     if (!start.sorts.includes(state.filter.sort)) state.filter.sort = "index";
     if (!start.verdicts.includes(state.filter.verdict)) state.filter.verdict = "all";
     for (const name of ["predicted", "labels"]) state.filter[name] = state.filter[name].filter(Number.isInteger);
+  }
+
+  // A stored run answers by what it stored, a model by every method.
+  methods(model) {
+    return this.start.methods.filter((m) => m.models.includes(model));
+  }
+
+  fitting(column) {
+    const methods = this.methods(column.model);
+    if (!methods.some((m) => m.name === column.method)) Object.assign(column, { method: (methods.find((m) => m.name === COLUMN.method) ?? methods[0]).name, options: {}, layer: "" });
+    return column;
   }
 
   classes(model = 0) {
@@ -893,7 +904,8 @@ class App {
 
   // What attribution mass and health are sorted by: the first column, as the session names it.
   manner() {
-    const { method, options, layer, seed } = this.state.columns[0], { class: target, versus, probability } = this.state.target;
+    const { model, method, options, layer, seed } = this.state.columns[0];
+    const { class: target, versus, probability } = this.start.models[model].stored ? { class: null, versus: null, probability: false } : this.state.target;
     return JSON.stringify([method, options, target, versus, probability, layer, seed]);
   }
 
@@ -921,7 +933,7 @@ class App {
     panel.replaceChildren(...[head, h("div", { class: "p-top" }, this.predictions, this.controls), this.editor(), this.cards].filter(Boolean));
     this.results = [];
     state.columns.forEach((_, i) => this.cards.append(this.card(i)));
-    if (state.columns.length < COLUMNS && !this.still) this.cards.append(h("div", { class: "p-add" }, button("Compare with another", () => this.compare(), { class: "p-compare" })));
+    if (state.columns.length < COLUMNS && !this.still && this.start.methods.length > 1) this.cards.append(h("div", { class: "p-add" }, button("Compare with another", () => this.compare(), { class: "p-compare" })));
     this.said();
     this.say(`Example ${index}`);
     return undefined;
@@ -944,10 +956,11 @@ class App {
       if (answer.error) return h("div", {}, heading, complaint(answer.error));
       if (!answer.top.length) return h("div", {}, heading, h("p", {}, "output ", h("strong", {}, number(answer.value)), answer.loss !== null ? `, squared error ${number(answer.loss)}` : ""));
       const was = before?.said[i]?.top[0];
-      const rows = answer.top.slice(0, 5).map((one) => h("li", {}, button([h("span", { class: "p-class" }, one.name), h("span", { class: "p-meter", "aria-hidden": "true" }, h("span", { style: { width: `${100 * (one.probability ?? 0)}%` } })), h("span", { class: "p-number" }, percent(one.probability))],
+      const aimed = this.start.models.some((model) => !model.stored), line = (inside) => h("span", { class: "p-pick" }, inside);
+      const rows = answer.top.slice(0, 5).map((one) => h("li", {}, (aimed ? button : line)([h("span", { class: "p-class" }, one.name), h("span", { class: "p-meter", "aria-hidden": "true" }, h("span", { style: { width: `${100 * (one.probability ?? 0)}%` } })), h("span", { class: "p-number" }, percent(one.probability))],
         () => this.aim({ class: one.index }), { class: "p-pick", "aria-pressed": String(state.target.class === one.index), title: `Explain ${one.name} (score ${number(one.score)})` })));
       const change = was ? h("p", { class: "p-note p-was" }, was.index === answer.top[0].index ? `before the edit: ${was.name} ${percent(was.probability)}` : `the edit changed the prediction from ${was.name} (${percent(was.probability)}) to ${answer.top[0].name}`) : null;
-      return h("div", {}, heading, h("ul", { class: "p-tops", "aria-label": `What ${name} says; choose a class to explain it` }, rows), change);
+      return h("div", {}, heading, h("ul", { class: "p-tops", "aria-label": `What ${name} says${aimed ? "; choose a class to explain it" : ""}` }, rows), change);
     };
     this.predictions.replaceChildren(...this.sample.models.map(of));
     // Without names the classes to choose from are those that were predicted.
@@ -998,13 +1011,14 @@ class App {
   compare() {
     const { state, start } = this, last = state.columns.at(-1), used = state.columns.map((c) => c.method);
     const other = start.models.length > 1 && state.columns.length < start.models.length ? { ...structuredClone(last), model: (last.model + 1) % start.models.length } : { ...structuredClone(COLUMN), model: last.model, method: ["input_x_gradient", "saliency", "feature_ablation", "integrated_gradients"].find((name) => !used.includes(name)) ?? "saliency" };
-    state.columns.push(other);
+    state.columns.push(this.fitting(other));
     this.show();
   }
 
   card(i) {
     const { state, start } = this, column = state.columns[i], method = start.methods.find((m) => m.name === column.method);
-    const groups = [...new Set(start.methods.map((m) => m.group))].map((group) => h("optgroup", { label: group }, start.methods.filter((m) => m.group === group).map((m) => h("option", { value: m.name, selected: m.name === column.method }, pretty(m.name)))));
+    const offered = this.methods(column.model);
+    const groups = [...new Set(offered.map((m) => m.group))].map((group) => h("optgroup", { label: group }, offered.filter((m) => m.group === group).map((m) => h("option", { value: m.name, selected: m.name === column.method }, pretty(m.name)))));
     const chosen = h("select", { class: "p-method", on: { change: (event) => this.adjust(i, { method: event.target.value, options: {}, layer: "" }) } }, groups);
     const models = start.models.length > 1 ? labelled("Model", select(start.models.map((m, j) => ({ value: j, text: m.name })), column.model, (v) => this.adjust(i, { model: Number(v), layer: "" }), { class: "p-model" })) : null;
     const layers = start.models[column.model].layers;
@@ -1021,7 +1035,7 @@ class App {
   }
 
   adjust(i, change) {
-    Object.assign(this.state.columns[i], change);
+    this.fitting(Object.assign(this.state.columns[i], change));
     const old = this.cards.children[i];
     this.results[i].giveUp?.();
     const made = this.card(i);
@@ -1031,6 +1045,7 @@ class App {
   }
 
   options(i, method) {
+    if (this.start.models[this.state.columns[i].model].stored) return null;
     const column = this.state.columns[i], wanted = method.arguments.filter((a) => a.control);
     if (!wanted.length && !method.random) return h("p", { class: "p-note" }, "This method has no arguments.");
     const boxes = wanted.map((argument) => this.argument(column, argument));
@@ -1066,7 +1081,9 @@ class App {
 
   question(i) {
     const { state } = this, { model, method, options, layer, seed } = state.columns[i], { class: target, versus, probability } = state.target;
-    const question = { index: state.sample, model, method, options, layer, seed, probability, edit: state.edit };
+    const question = { index: state.sample, model, method, options, layer, seed, edit: state.edit };
+    if (this.start.models[model].stored) return question;
+    question.probability = probability;
     if (target !== null) question.target = target;
     if (versus !== null) question.versus = versus;
     return question;
@@ -1131,7 +1148,7 @@ class App {
   extras(i) {
     const trust = h("div", { class: "p-trust" });
     const ask = () => this.giveUps.push(carry(this.transport, "trust", this.question(i), trust, "measuring", (value) => trust.replaceChildren(curveChart(value)), ask));
-    return h("div", { class: "p-extras" }, h("p", { class: "p-agree" }), this.still ? null : h("div", { class: "p-row" }, button("How faithful is it?", ask, { class: "p-asktrust" }), button("Save", () => this.save(i), { class: "p-save", "aria-label": "Save this explanation as a safetensors file" })), trust);
+    return h("div", { class: "p-extras" }, h("p", { class: "p-agree" }), this.still ? null : h("div", { class: "p-row" }, this.start.models[this.state.columns[i].model].stored ? null : button("How faithful is it?", ask, { class: "p-asktrust" }), button("Save", () => this.save(i), { class: "p-save", "aria-label": "Save this explanation as a safetensors file" })), trust);
   }
 
   async agree() {
