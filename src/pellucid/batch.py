@@ -25,7 +25,7 @@ from .memory import USUAL_GROWTH, Forward, budget, bytes_of, bytes_per_example, 
 from .model import undisturbed
 from .progress import Bar
 from .rowwise import is_row_by_row
-from .target import PerExample, Same, Whole
+from .picks import PerExample, Same, Whole
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]

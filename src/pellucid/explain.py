@@ -20,8 +20,9 @@ from .memory import Peak
 from .methods import ATTENTIONS, DISTRIBUTIONS, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT, Asked, find
 from .model import modules_of
 from .output import scores_in
+from .picks import PerExample, Pick, Several
 from .question import Question
-from .target import PerExample, Pick, Several, resolve
+from .target import resolve
 from .task import Kind
 from .text import STATED, Each, Reading, is_named, labels_of, read
 from .trust import health_of, provenance_of, refuse
@@ -155,18 +156,15 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         differentiable(view.features)
     witness = _Witness(view.call.model, view.features)
     view = replace(view, call=replace(view.call, model=witness))
-    guess = _guess(view, replace(question, classes=classes), run) if reading is None else _Guess(view.pick, reading.chosen)
-    guess = _Guess(ANYTHING, STATED) if question.neuron is not None else guess
+    guess = _guess(view, replace(question, classes=classes), reading, run)
     whole = replace(view, pick=guess.pick)
     view, baselines, where = _inside(whole, question, name, run)
     found = method(Asked(view, baselines, question.seed, run, question.layer, question.of_input), **options)
     if reading is None:
         output = None if question.neuron is not None else scores_in(run.output(whole) if witness.output is None else witness.output)
-        _check_classes(output, question.classes)
-        question = replace(question, classes=classes if output is None or output.shape[-1:] == (len(classes),) else question.classes)
-        predictions, confidences = _predicted(output)
+        question, predicted = _with_classes(question, classes, output), _predicted(output)
     else:
-        found, (predictions, confidences) = reading.told(found, name), reading.predicted
+        found, predicted = reading.told(found, name), reading.predicted
     cost = Cost(run.forwards, run.backwards, run.calls, time.perf_counter() - start, peak.rise())
     picks = view.pick.picks if isinstance(view.pick, Several) else (view.pick,)
     common = Explanation(
@@ -177,8 +175,8 @@ def _answers(question: Question, options: Mapping[str, Any]) -> list[Explanation
         target="",
         options=told | where,
         baselines=found.baselines,
-        predictions=predictions,
-        confidences=confidences,
+        predictions=predicted[0],
+        confidences=predicted[1],
         cost=cost,
         provenance=provenance_of(original, view.roots, view.features, found.seed),
         display=_display(question, view.features, found.pooling, reading),
@@ -237,8 +235,12 @@ class _Guess:
     check: Check
 
 
-def _guess(view: InputView, question: Question, run: Run) -> _Guess:
-    if question.target is not None or question.neuron is not None:
+def _guess(view: InputView, question: Question, reading: Reading | None, run: Run) -> _Guess:
+    if question.neuron is not None:
+        return _Guess(ANYTHING, STATED)
+    if reading is not None:
+        return _Guess(view.pick, reading.chosen)
+    if question.target is not None:
         return _Guess(view.pick, STATED)
     return _guessed(scores_in(run.output(view)), view, question)
 
@@ -284,11 +286,18 @@ def _predicted(output: Any) -> tuple[Tensor | None, Tensor | None]:
     return best, chance.gather(1, best[:, None])[:, 0]
 
 
-def _check_classes(output: Any, classes: Sequence[str]) -> None:
-    if classes and _has_classes(output) and len(classes) != output.shape[1]:
+def _with_classes(question: Question, known: Sequence[str], output: Any) -> Question:
+    """The question with the names that are known of the classes, where the output has as many.
+
+    Raises:
+        OptionError: names were given, and the output has another number of classes.
+    """
+    given = question.classes
+    if given and _has_classes(output) and len(given) != output.shape[1]:
         raise OptionError(
-            f"classes holds {len(classes)} names, but the model returns {output.shape[1]} numbers for each example; give as many names"
+            f"classes holds {len(given)} names, but the model returns {output.shape[1]} numbers for each example; give as many names"
         )
+    return replace(question, classes=known if output is None or output.shape[-1:] == (len(known),) else given)
 
 
 def _has_classes(output: Any) -> bool:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from .batch import Run
 from .errors import FileError, InputError, need
 from .output import tensor_of
+from .picks import PerExample, Pick, Same, Sum
 from .question import Question
-from .target import PerExample, Pick, Same, Sum
 from .task import Sample, Task
 from .text import encoded, read
 

@@ -21,7 +21,8 @@ from .errors import InputError, OptionError
 from .hooks import Reached, put, watch
 from .inputs import Tensors
 from .model import Foreign, layers_of, undisturbed
-from .target import Custom, Pick, resolve, tensor_of
+from .picks import Custom, Pick
+from .target import resolve, tensor_of
 from .view import InputView, back
 
 __all__ = ["ANYTHING", "Layer", "Look", "Place", "at_layer", "layer_named", "lifted", "look", "neuron_of", "of_neuron", "placed", "shifted"]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from .inputs import Call, Tensors, as_tensors
 from .model import modules_of
-from .target import Pick, Several, resolve
+from .picks import Pick, Several
+from .target import resolve
 
 __all__ = ["InputView", "View", "at_input", "back", "gradients", "leaves_at", "stacked"]
 

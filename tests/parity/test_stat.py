@@ -8,7 +8,8 @@ import torch
 from captum import attr as theirs
 from captum.attr._utils import stat as their_stats
 
-from pellucid.captum.attr import stat as ours
+from pellucid.captum import attr as ours
+from pellucid.captum.attr.stat import Stat
 from pellucid.errors import InputError, OptionError
 
 CLASSES = ["Count", "Mean", "MSE", "Var", "StdDev", "Min", "Max", "Sum", "Summarizer", "SummarizerSingleTensor", "ClassSummarizer"]
@@ -68,7 +69,7 @@ def test_names_and_equality():
         lambda place: [place.Min(), place.Max("most"), place.Sum(), place.Count("n"), place.Var("v", 1), place.StdDev(name="s")],
     ):
         assert [s.name for s in make(ours)] == [s.name for s in make(theirs)]
-    assert ours.Stat(a=1).name == their_stats.Stat(a=1).name
+    assert Stat(a=1).name == their_stats.Stat(a=1).name
     assert ours.Mean() == ours.Mean("x")
     assert hash(ours.Var("q", 2)) == hash(ours.Var(order=2))
     assert ours.Var() != ours.Var(order=1)
@@ -143,7 +144,7 @@ def test_what_was_seen_stays():
     assert all(torch.equal(value, before[name]) for name, value in held.items())
 
 
-class Last(ours.Stat):
+class Last(Stat):
     """A statistic of a user's own."""
 
     def __init__(self, name=None, scale=1):
@@ -167,7 +168,7 @@ def test_own_statistics():
     found = {name: value.tolist() for name, value in summarizer.summary.items()}
     assert found == {"mean": [2, 3], "last({'scale': 1})": [1, -2], "last({'scale': 2})": [4, -1], "largest": [3, 5]}
     with pytest.raises(NotImplementedError, match="does not say"):
-        ours.Summarizer([ours.Stat()]).update(torch.ones(1))
+        ours.Summarizer([Stat()]).update(torch.ones(1))
 
 
 def test_a_single_tensor():

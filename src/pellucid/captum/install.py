@@ -107,8 +107,8 @@ PATHS: dict[str, str | None] = {
     "captum.attr._utils.attribution": "pellucid.captum.attr.base",
     "captum.attr._utils.baselines": "pellucid.captum.attr.baselines",
     "captum.attr._utils.stat": "pellucid.captum.attr.stat",
-    "captum.attr._utils.summarizer": "pellucid.captum.attr.stat",
-    "captum.attr._utils.class_summarizer": "pellucid.captum.attr.stat",
+    "captum.attr._utils.summarizer": "pellucid.captum.attr.summarizer",
+    "captum.attr._utils.class_summarizer": "pellucid.captum.attr.summarizer",
     "captum.attr._utils.lrp_rules": "pellucid.captum.attr.lrp",
     "captum.attr._utils.visualization": "pellucid.captum.attr.visualization",
 }

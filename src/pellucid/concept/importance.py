@@ -11,8 +11,9 @@ from torch import Tensor
 from ..batch import Run
 from ..inputs import Tensors, accurate
 from ..inside import placed
+from ..picks import Mixed, PerExample, Pick, Same, Sum
 from ..seeds import generator
-from ..target import Mixed, PerExample, Pick, Same, Sum, tensor_of
+from ..target import tensor_of
 from ..view import InputView
 from .factors import coefficients_of, norm_of
 from .rows import Held, precise, read

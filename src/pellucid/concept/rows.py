@@ -18,8 +18,8 @@ from ..hooks import watch
 from ..inputs import Tensors, accurate
 from ..inside import Layer, Place, look
 from ..model import undisturbed
+from ..picks import Custom
 from ..seeds import generator
-from ..target import Custom
 from ..view import InputView, View
 
 __all__ = ["Held", "Rows", "at_crops", "at_places", "held_by", "of_crops", "pixels", "precise", "read"]

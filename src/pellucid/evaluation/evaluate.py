@@ -16,9 +16,9 @@ from ..explanation import Cost, Found
 from ..memory import Peak
 from ..metrics.removal import Fill, Shared
 from ..output import scores_in
+from ..picks import PerExample
 from ..progress import Bar
 from ..seeds import resolve_seed
-from ..target import PerExample
 from ..task import Kind
 from ..trust import health_of
 from ..view import InputView, at_input

@@ -17,8 +17,8 @@ from ..explanation import Found
 from ..inputs import as_tensors
 from ..methods import ATTENTIONS, DISTRIBUTIONS, MAPS, Asked, find
 from ..model import undisturbed
+from ..picks import PerExample, Pick, Same
 from ..seeds import generator
-from ..target import PerExample, Pick, Same
 from ..view import InputView
 
 __all__ = ["CONTROLS", "Way", "named", "targets_of", "ways_of"]

@@ -14,7 +14,7 @@ from .base import (
     TransformerInterpreter,
 )
 from .cam import ConsensusInterpreter, GradCAMInterpreter, ScoreCAMInterpreter
-from .evaluators import DeletionInsertion, Infidelity, Perturbation, PointGame, PointGameSegmentation
+from .evaluators import DeletionInsertion, Infidelity, Perturbation
 from .gradient import (
     GradShapCVInterpreter,
     IntGradCVInterpreter,
@@ -26,6 +26,7 @@ from .lime import LIMECVInterpreter
 from .lrp import LRPCVInterpreter
 from .normlime import FastNormLIMECVInterpreter, GLIMECVInterpreter, LIMEPriorInterpreter, NormLIMECVInterpreter
 from .occlusion import OcclusionInterpreter
+from .point_game import PointGame, PointGameSegmentation
 from .records import VisualizationTextRecord, visualize_text
 from .text import (
     BTNLPInterpreter,

@@ -18,9 +18,10 @@ from ..perturb import groups_of
 from ..perturb.evaluate import Design, Scorer, coalitions
 from ..perturb.normlime import prior_ridge
 from ..perturb.surrogate import weighted_ridge
+from ..picks import Every
 from ..pictures import Pictures
 from ..seeds import generator, resolve_seed
-from ..target import Every, resolve
+from ..target import resolve
 from ..view import InputView
 from .base import Interpreter, evaluating, numpy
 

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ..attention import attention_map
 from ..batch import Run
-from ..errors import InputError, OptionError, warn
-from ..explanation import Display, Explanation
+from ..errors import InputError, OptionError
 from ..gradient import expected_gradients, gradient, integrated_gradients, noise_tunnel
-from ..inputs import Tensors, as_tensors
 from ..inside import at_layer
-from ..model import Foreign
 from ..perturb import groups_of
 from ..perturb.evaluate import Design, Scorer, coalitions
 from ..perturb.normlime import averaged
 from ..seeds import generator, resolve_seed
-from ..view import InputView
-from .base import Interpreter, evaluating, numpy, paths_of, report, show
+from .base import evaluating, numpy
 from .lime import fitted, of_every_class, wanted_classes
 from .normlime import saved_weights
+from .tokens import WORDS, Text, TextInterpreter
 
 __all__ = [
     "BTNLPInterpreter",
@@ -41,140 +34,8 @@ __all__ = [
     "SmoothGradNLPInterpreter",
 ]
 
-WORDS = "word_embeddings"
 
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """A text as the model gets it: tensors by position, others by name, and its tokens as people read them."""
-
-    tensors: Tensors
-    keywords: Mapping[str, Tensor] = field(default_factory=dict)
-    words: Callable[[Tensor], tuple[str, ...]] = lambda ids: tuple(map(str, ids.tolist()))
-
-    @property
-    def ids(self) -> Tensor:
-        """`(B, tokens)`."""
-        return self.tensors[0]
-
-
-class _OfText(Interpreter):
-    """Reads a text and finds the embedding; nothing is kept from one call to the next."""
-
-    def _read(self, raw_text: Any, tokenizer: Any, text_to_input_fn: Any, max_seq_len: int) -> Text:
-        if isinstance(raw_text, str) and not raw_text.strip():
-            raise InputError("the text is empty; give at least one word")
-        if (tokenizer is None) == (text_to_input_fn is None):
-            raise OptionError("give tokenizer or text_to_input_fn, one of the two: it makes the model's inputs from the text")
-        found = text_to_input_fn(raw_text) if text_to_input_fn is not None else _tokenized(tokenizer, raw_text, max_seq_len)
-        named = dict(found) if isinstance(found, Mapping) or hasattr(found, "keys") else None
-        several = isinstance(found, tuple | list) and not isinstance(found[0] if found else 0, int | np.integer)
-        values = list(named.values()) if named is not None else list(found) if several else [found]
-        tensors = tuple(self._row(value) for value in values)
-        keywords: dict[str, Tensor] = {}
-        if named is not None and len(tensors) > 1 and (taken := _taken(self.model, list(named))):
-            keywords = {name: tensor for name, tensor in zip(named, tensors, strict=True) if name in taken}
-            tensors = tensors[:1]
-        if tensors[0].shape[-1] == 0:
-            raise InputError(f"the text {str(raw_text)[:40]!r} has no tokens; give at least one word")
-        return Text(tensors, keywords, _words_by(tokenizer))
-
-    def _row(self, value: Any) -> Tensor:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
-        return (tensor if tensor.dim() > 1 else tensor[None]).to(self.place)
-
-    def _view(self, text: Text, label: Any, of: str) -> InputView:
-        """The view of the ids, which the other inputs go along with."""
-        as_tensors(text.tensors[:1])
-        ids, others = text.tensors[0], text.tensors[1:]
-        return self.view((ids,), label, of, {**text.keywords}) if not others else self._with_others(ids, others, text, label, of)
-
-    def _with_others(self, ids: Tensor, others: Tensors, text: Text, label: Any, of: str) -> InputView:
-        known = self.model
-        self.model = _Followed(known, others, dict(text.keywords))
-        try:
-            return self.view((ids,), label, of)
-        finally:
-            self.model = known
-
-    def _embedding(self, name: str) -> list[nn.Module]:
-        modules = dict(self.model.named_modules()) if isinstance(self.model, nn.Module) else {}
-        if isinstance(self.model, Foreign):
-            raise OptionError(
-                f"the embedding runs in {self.model.framework} and cannot be watched; use LIMENLPInterpreter, which needs no layer"
-            )
-        found = [module for known, module in modules.items() if known and re.search(name, known)]
-        if not found and name == WORDS:
-            found = [module for module in modules.values() if isinstance(module, nn.Embedding)][:1]
-        if not found:
-            raise OptionError(f"no layer's name holds {name!r}, which should be the embedding; the layers are {', '.join(modules)[:300]}")
-        return found
-
-    def _shown(self, values: Tensor, view: InputView, text: Text, visual: bool, save_path: Any, method: str, pooling: Any = "sum") -> None:
-        """The tokens on their colours."""
-        report(values)
-        if not visual and save_path is None:
-            return
-        paths = paths_of(save_path, len(values))
-        own = zip(
-            values, self.labels or [], np.asarray(self.predicted_label), np.asarray(self.predicted_proba), text.ids, paths, strict=True
-        )
-        for row, label, predicted, chance, ids, path in own:
-            explained = Explanation(
-                attributions=(row.reshape(1, len(row), -1).detach().cpu(),),
-                features=(torch.zeros(1, len(row), 1),),
-                scores=torch.tensor([float("nan")]),
-                method=method,
-                target=f"output {label}",
-                predictions=torch.as_tensor([predicted]),
-                confidences=torch.as_tensor([chance]),
-                display=Display("text", names=text.words(ids), classes=self.classes, pooling=pooling),
-            )
-            show(explained, path, visual)
-
-
-class _Followed(nn.Module):
-    """The model with further inputs behind the first."""
-
-    def __init__(self, model: Callable[..., Any], others: Tensors, keywords: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.others, self.keywords = model, others, keywords
-
-    def forward(self, ids: Tensor) -> Any:
-        """Rows of all inputs alike."""
-        grown = [o.expand(len(ids), *o.shape[1:]) for o in self.others]
-        return self.model(ids, *grown, **{name: o.expand(len(ids), *o.shape[1:]) for name, o in self.keywords.items()})
-
-
-def _taken(model: Callable[..., Any], names: Sequence[str]) -> list[str]:
-    """Which inputs behind the first the model takes by name; none where it knows none of the names."""
-    inner = model.module if isinstance(model, nn.DataParallel) else model
-    parameters = inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return list(names[1:])
-    found = [name for name in names[1:] if name in parameters]
-    if found and len(found) < len(names) - 1:
-        warn(
-            "inputs",
-            f"the model takes no {', '.join(n for n in names[1:] if n not in found)}, which the tokenizer gives; they are left out",
-        )
-    return found
-
-
-def _tokenized(tokenizer: Any, text: Any, longest: int) -> Any:
-    """Hugging Face's tokenizers and Paddle's have other names for the longest text."""
-    takes = inspect.signature(tokenizer if inspect.isroutine(tokenizer) else type(tokenizer).__call__).parameters
-    if "max_seq_len" in takes:
-        return tokenizer(text=text, max_seq_len=longest)
-    return tokenizer(text, max_length=longest, truncation=True) if "max_length" in takes else tokenizer(text)
-
-
-def _words_by(tokenizer: Any) -> Callable[[Tensor], tuple[str, ...]]:
-    convert = getattr(tokenizer, "convert_ids_to_tokens", None)
-    return lambda ids: tuple(map(str, ids.tolist() if convert is None else convert(ids.tolist())))
-
-
-class IntGradNLPInterpreter(_OfText):
+class IntGradNLPInterpreter(TextInterpreter):
     """Integrated gradients of the embedding, from zeros; both ends of the path at full weight. Source: Sundararajan et al. 2017."""
 
     def interpret(
@@ -200,7 +61,7 @@ class IntGradNLPInterpreter(_OfText):
         return numpy(values)
 
 
-class SmoothGradNLPInterpreter(_OfText):
+class SmoothGradNLPInterpreter(TextInterpreter):
     """The mean gradient of noisy embeddings; the noise's deviation is `noise_amount` of the embedding's mean magnitude.
 
     Source: Smilkov et al. 2017. InterpretDL takes the mean with its sign, which is near zero: its noise had no size of its own.
@@ -231,7 +92,7 @@ class SmoothGradNLPInterpreter(_OfText):
         return numpy(values)
 
 
-class GradShapNLPInterpreter(_OfText):
+class GradShapNLPInterpreter(TextInterpreter):
     """GradientSHAP of the embedding, summed over its dimensions. Source: Lundberg and Lee 2017. (InterpretDL's own does not run.)"""
 
     def interpret(
@@ -260,7 +121,7 @@ class GradShapNLPInterpreter(_OfText):
         return (self.labels, self.predicted_proba, found) if return_pred else found
 
 
-class GANLPInterpreter(_OfText):
+class GANLPInterpreter(TextInterpreter):
     """Generic attention, heads averaged before the product, of the tokens that the score reads (in most the first).
 
     Source: Chefer et al. 2021.
@@ -288,7 +149,7 @@ class GANLPInterpreter(_OfText):
         return numpy(found.values[0][0] + found.notes["rows"][0])  # InterpretDL's matrix starts as the identity
 
 
-class BTNLPInterpreter(_OfText):
+class BTNLPInterpreter(TextInterpreter):
     """The bidirectional interpreter of a text; its path runs from zero embeddings. Source: Chen et al. 2023."""
 
     def interpret(
@@ -325,7 +186,7 @@ class BTNLPInterpreter(_OfText):
         return numpy(values)
 
 
-class LIMENLPInterpreter(_OfText):
+class LIMENLPInterpreter(TextInterpreter):
     """LIME of tokens, those taken away shown as unknown. Source: Ribeiro, Singh, Guestrin 2016."""
 
     def __init__(self, model: Any, device: str = "gpu:0", random_seed: int | None = None, **options: Any) -> None:

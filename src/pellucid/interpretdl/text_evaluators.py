@@ -17,12 +17,12 @@ from ..metrics import curve, masks, ngrams, percentiles, random_masks, responses
 from ..metrics.steps import Steps, places_of
 from .base import evaluating, numpy
 from .evaluators import LERF, MORF, numbers_in, results_of, tell, wanted_sides
-from .text import Text, _OfText
+from .tokens import Text, TextInterpreter
 
 __all__ = ["InfidelityNLP", "PerturbationNLP"]
 
 
-class _OfTokens(_OfText):
+class _OfTokens(TextInterpreter):
     """Evaluates the explanation of a text whose first and last token are special and stay."""
 
     def _tokens(self, raw_text: Any, explanation: Any, tokenizer: Any, max_seq_len: int) -> tuple[Text, Tensor, int, int]:

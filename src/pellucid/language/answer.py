@@ -17,7 +17,7 @@ from ..seeds import resolve_seed
 from .prompt import label_of
 from .reader import Reader
 
-__all__ = ["GENERATION", "Answer", "answer_of", "generated"]
+__all__ = ["GENERATION", "Answer", "answer_of", "generated", "generated_after"]
 
 # The likeliest token, 25 times; temperature and top_p belong to sampling.
 GENERATION: Mapping[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
@@ -77,18 +77,33 @@ def generated(
     Raises:
         InputError: a model that cannot generate, or generates nothing.
     """
+    ids = torch.tensor([list(prompt)])
+    return generated_after(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, tokenizer, options, seed)
+
+
+def generated_after(
+    model: Callable[..., Any],
+    given: Mapping[str, Any],
+    tokenizer: Any = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Answer:
+    """What the model itself answers to what a processor gives; see `generated`.
+
+    Raises:
+        InputError: a model that cannot generate, or generates nothing.
+    """
     generate = getattr(model, "generate", None)
     if not callable(generate):
         raise InputError(f"{type(model).__name__} has no method generate; give the answer that is to be explained")
     reader = Reader.of(model)
-    ids = torch.tensor([list(prompt)], device=reader.device)
-    settings = dict(options or GENERATION)
+    inputs, settings = {name: reader.placed(value) for name, value in given.items()}, dict(options or GENERATION)
     _pad(settings, getattr(model, "generation_config", None))
     with undisturbed(reader.roots), _configured(model), torch.no_grad():
         torch.manual_seed(resolve_seed(seed))
-        found = generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
+        found = generate(**inputs, **settings)
     whole = found if isinstance(found, Tensor) else found.sequences
-    answer = whole[0, 1 if reader.start is not None else ids.shape[1] :].tolist()
+    answer = whole[0, 1 if reader.start is not None else inputs["input_ids"].shape[1] :].tolist()
     if not answer:
         raise InputError("the model generates nothing after this prompt; give the answer that is to be explained")
     return Answer.of(answer, tokenizer)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import FileError, InputError, OptionError
+from ..errors import InputError, OptionError
 from ..explanation import Check, Cost, Provenance
 from .interpretable import Parts
 from .result import Generated
-from .saved import Saved, numbers, plain
+from .saved import Saved, as_json, made, numbers, parsed, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,14 +154,7 @@ class Citations(Saved):
         """Everything as JSON of the form `pellucid-citations-1`: the fields by name; numbers that are not finite by name, or null."""
         words: dict[str, Any] = {name: getattr(self, name) for name in ("sources", "statements", "answer", "spans", "parts")}
         words |= {name: None if (value := getattr(self, name)) is None else plain(value.tolist()) for name in NUMBERS}
-        words |= {
-            "format": FORMAT,
-            "options": dict(self.options),
-            "health": [{**asdict(check), "value": plain(check.value)} for check in self.health],
-            "cost": asdict(self.cost),
-            "provenance": asdict(replace(self.provenance, versions=dict(self.provenance.versions))),
-        }
-        return json.dumps(words, ensure_ascii=False, allow_nan=False, default=str)
+        return as_json(self, {**words, "format": FORMAT})
 
     @classmethod
     def from_json(cls, text: str) -> Citations:
@@ -171,23 +163,16 @@ class Citations(Saved):
         Raises:
             FileError: it is something else.
         """
-        try:
-            words = json.loads(text)
-            if words["format"] != FORMAT:
-                raise ValueError(f"format {words['format']!r} is not {FORMAT!r}")
-            found = {name: None if words[name] is None else torch.tensor(numbers(words[name]), dtype=torch.float64) for name in NUMBERS}
-            shape = len(words["statements"]), len(words["sources"])
+        with parsed(text, FORMAT) as words:
+            found: dict[str, Any] = {
+                name: None if words[name] is None else torch.tensor(numbers(words[name]), dtype=torch.float64) for name in NUMBERS
+            }
+            found["scores"] = found["scores"].reshape(len(words["statements"]), len(words["sources"]))
             return cls(
                 sources=tuple(words["sources"]),
                 statements=tuple(words["statements"]),
-                **(found | {"scores": found["scores"].reshape(shape)}),  # type: ignore[union-attr]
+                **found,
                 answer=words["answer"],
                 spans=tuple((start, stop) for start, stop in words["spans"]),
-                parts=tuple((piece, source) for piece, source in words["parts"]),
-                options=words["options"],
-                health=tuple(Check(**{**check, "value": numbers(check["value"])}) for check in words["health"]),
-                cost=Cost(**words["cost"]),
-                provenance=Provenance(**words["provenance"]),
+                **made(words),
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise FileError(f"this is not a {FORMAT} of pellucid ({type(error).__name__}: {error})") from error

@@ -23,8 +23,7 @@ from ..model import undisturbed
 from ..text.vocabulary import Vocabulary, configuration_of
 from .answer import Answer
 from .prompt import Prompt
-from .reader import Reader, _last
-from .reader import _logits as logits_of
+from .reader import Reader, last_states, logits_of
 from .units import owners
 
 __all__ = ["BY_VECTORS", "OF_LOGITS", "Told", "by_vectors"]
@@ -97,7 +96,7 @@ class Scored:
         head = self.reader.head if not decodes and "logits_to_keep" not in takes else None
         context: Any = nullcontext()
         if head is not None:
-            context = around([head], lambda _, call: _last(call, ids.shape[1], keep), lambda _, output: output)
+            context = around([head], lambda _, call: last_states(call, ids.shape[1], keep), lambda _, output: output)
         # Attention in plain operations: several targets then go back together, as fused kernels cannot.
         with context, sdpa_kernel(SDPBackend.MATH):
             output = self.reader.model(**{IDS: ids}, **given) if IDS in takes else self.reader.model(ids, **given)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..inputs import joined
-from ..target import Every
+from ..picks import Every
 from ..view import InputView, at_input
 from .in_place import in_place
 from .interpretable import presence
 from .prompt import Prompt, TokenPrompt
-from .reader import Reader, _logits
+from .reader import Reader, logits_of
 
 __all__ = ["Forced", "by_unit", "forced_view"]
 
@@ -60,7 +60,7 @@ class Forced:
         settings["attention_mask"] = torch.ones_like(ids)
         known = {name: value for name, value in settings.items() if name in self.reader.takes}
         output = self.model(input_ids=ids, **known) if "input_ids" in self.reader.takes else self.model(ids, **known)
-        return _logits(output, len(ids), keep)
+        return logits_of(output, len(ids), keep)
 
     @property
     def units(self) -> list[int | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from .prompt import Prompt, Slot, TextPrompt, TokenPrompt
-from .spans import Span, _by_spans
+from .spans import Span, by_spans
 
 __all__ = ["in_place", "neutral"]
 
@@ -67,7 +67,7 @@ def _of_text(prompt: TextPrompt) -> TokenPrompt:
     own = [(number, slot.unit) for number, slot in enumerate(prompt.slots) if slot.unit is not None]
     found = sorted((span, unit) for number, unit in own for span in spans_of(prompt, number))
     offsets = encoded["offset_mapping"]
-    owners = _by_spans(text, offsets, [span for span, _ in found])
+    owners = by_spans(text, offsets, [span for span, _ in found])
     units = [None if at is None or start == stop else found[at][1] for at, (start, stop) in zip(owners, offsets, strict=True)]
     ids = list(encoded["input_ids"])
     return TokenPrompt(_slots(ids, _others(prompt, ids, units), units), prompt.labels, tokenizer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import InputError, OptionError, warn
 from .prompt import TextPrompt, TokenPrompt, template_prompt, token_prompt
 
-__all__ = ["Parts", "Template", "Tokens", "presence"]
+__all__ = ["Parts", "Template", "Tokens", "id_of", "presence"]
 
 # A prompt in pieces: each with the number of its unit, or None where nothing is ever taken away.
 Parts = tuple[tuple[str, int | None], ...]
@@ -234,14 +234,14 @@ class Tokens:
             InputError: a text without tokens that can be taken away. OptionError: a fill that is no token.
         """
         ids = tokenizer.encode(text, return_tensors="pt")
-        kept = [found for token in keep if (found := _id_of(tokenizer, token)) is not None]
-        if lost := [token for token in keep if _id_of(tokenizer, token) is None]:
+        kept = [found for token in keep if (found := id_of(tokenizer, token)) is not None]
+        if lost := [token for token in keep if id_of(tokenizer, token) is None]:
             warn("unknown-token", f"the tokenizer has no {', '.join(map(repr, lost))}; nothing is skipped for it")
         free = ~torch.isin(ids[0], torch.tensor(kept, dtype=ids.dtype, device=ids.device))
         if not bool(free.any()):
             told = f"{ids.shape[1]} tokens, and skip_tokens keeps all of them" if ids.shape[1] else "no tokens"
             raise InputError(f"the text {text!r} has {told}; there must be one token at least that can be taken away")
-        number = _id_of(tokenizer, fill)
+        number = id_of(tokenizer, fill)
         if number is None or number < 0:
             raise OptionError(f"baselines is {fill!r}, which the tokenizer does not have; give one of its tokens, or an id")
         return cls(ids, free, number, tuple(kept))
@@ -259,7 +259,7 @@ class Tokens:
         return rows
 
 
-def _id_of(tokenizer: Any, token: int | str) -> int | None:
+def id_of(tokenizer: Any, token: int | str) -> int | None:
     """The id of a token; none where the tokenizer only has its sign for what it does not know."""
     if not isinstance(token, str):
         return int(token)

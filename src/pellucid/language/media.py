@@ -11,15 +11,13 @@ from torch import Tensor
 
 from ..errors import InputError, OptionError
 from ..memory import bytes_of, is_out, release
-from ..model import undisturbed
-from ..seeds import resolve_seed
-from .answer import GENERATION, Answer, _configured, _pad, answer_of
+from .answer import answer_of, generated_after
 from .made import MediaPrompt
 from .prefix import Spent
-from .reader import Reader, _logits
-from .view import Asked, PromptView, _check_length
+from .reader import Reader, logits_of
+from .view import Asked, PromptView, check_length
 
-__all__ = ["MediaLikelihood", "at_media", "generated_after"]
+__all__ = ["MediaLikelihood", "at_media"]
 
 Given = Mapping[str, Any]
 Request = tuple[Given, Sequence[int]]  # what a processor gives, an answer
@@ -53,7 +51,7 @@ class MediaLikelihood:
         if self.reader.start is not None:
             raise InputError("the model has an encoder and a decoder, and the prompt has media; only causal models can be asked that way")
         for given, answer in requests:
-            _check_length(self.reader, given["input_ids"][0].tolist(), len(answer))
+            check_length(self.reader, given["input_ids"][0].tolist(), len(answer))
         table = torch.zeros(len(requests), max(len(answer) for _, answer in requests), dtype=self.reader.dtype, device=self.reader.device)
         for numbers in _alike(requests):
             found = self._group([requests[i] for i in numbers])
@@ -97,7 +95,7 @@ class MediaLikelihood:
         self.spent.count(inputs["input_ids"])
         with torch.no_grad():
             output = self.reader.model(**inputs, **{name: value for name, value in settings.items() if name in self.reader.takes})
-        logits = _logits(output, len(batch), asked.shape[1]).to(self.reader.dtype)
+        logits = logits_of(output, len(batch), asked.shape[1]).to(self.reader.dtype)
         return logits.log_softmax(2).gather(2, asked[:, :, None])[:, :, 0]
 
 
@@ -124,17 +122,11 @@ def forced(given: Given, answer: Sequence[int], reader: Reader) -> dict[str, Any
     What belongs to tokens goes on behind the prompt: a mask with ones, positions with further ones, kinds with the last kind.
     """
     tokens = given["input_ids"].shape
-    found = {name: _moved(value, reader) for name, value in given.items()}
+    found = {name: reader.placed(value) for name, value in given.items()}
     for name, value in found.items():
         if isinstance(value, Tensor) and value.shape == tokens and not value.is_floating_point():
             found[name] = torch.cat([value, _further(name, value, answer[:-1])], 1)
     return found
-
-
-def _moved(value: Any, reader: Reader) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return value.to(reader.device, reader.weights if value.is_floating_point() else None)
 
 
 def _further(name: str, value: Tensor, answer: Sequence[int]) -> Tensor:
@@ -144,30 +136,6 @@ def _further(name: str, value: Tensor, answer: Sequence[int]) -> Tensor:
     if name == "position_ids":
         return (value[:, -1:] + steps).to(value.dtype)
     return torch.ones_like(steps, dtype=value.dtype) if name == "attention_mask" else value[:, -1:].expand(1, len(answer))
-
-
-def generated_after(
-    model: Callable[..., Any], given: Given, tokenizer: Any = None, options: Mapping[str, Any] | None = None, seed: int | None = None
-) -> Answer:
-    """What the model itself answers to what a processor gives; see `pellucid.language.generated`.
-
-    Raises:
-        InputError: a model that cannot generate, or generates nothing.
-    """
-    generate = getattr(model, "generate", None)
-    if not callable(generate):
-        raise InputError(f"{type(model).__name__} has no method generate; give the answer that is to be explained")
-    reader = Reader.of(model)
-    inputs, settings = {name: _moved(value, reader) for name, value in given.items()}, dict(options or GENERATION)
-    _pad(settings, getattr(model, "generation_config", None))
-    with undisturbed(reader.roots), _configured(model), torch.no_grad():
-        torch.manual_seed(resolve_seed(seed))
-        found = generate(**inputs, **settings)
-    whole = found if isinstance(found, Tensor) else found.sequences
-    answer = whole[0, given["input_ids"].shape[1] :].tolist()
-    if not answer:
-        raise InputError("the model generates nothing after this prompt; give the answer that is to be explained")
-    return Answer.of(answer, tokenizer)
 
 
 def at_media(

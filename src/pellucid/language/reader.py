@@ -17,7 +17,7 @@ from ..hooks import around
 from ..memory import budget
 from ..model import layers_of, modules_of
 
-__all__ = ["Reader", "Told"]
+__all__ = ["Reader", "Told", "last_states", "logits_of"]
 
 # Bytes that a call holds at its peak for each number of a token's hidden state, and for each logit.
 PER_HIDDEN, PER_LOGIT = 64, 12
@@ -74,6 +74,12 @@ class Reader:
     def weights(self) -> torch.dtype:
         """The type of the model's weights."""
         return next((p.dtype for root in self.roots for p in root.parameters() if p.is_floating_point()), torch.float32)
+
+    def placed(self, value: Any) -> Any:
+        """What is given to the model: tensors on its device, real ones in the type of its weights."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self.weights if value.is_floating_point() else None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -153,10 +159,10 @@ class Reader:
         if "logits_to_keep" in self.takes and self.start is None:  # an index, because of a slice the output layer would work row by row
             given["logits_to_keep"] = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
         elif self.head is not None and self.start is None:
-            context = around([self.head], lambda _, call: _last(call, ids.shape[1], keep), lambda _, output: output)
+            context = around([self.head], lambda _, call: last_states(call, ids.shape[1], keep), lambda _, output: output)
         with torch.no_grad(), context:
             output = self.model(input_ids=ids, **given) if "input_ids" in self.takes else self.model(ids, **given)
-        return Told(_logits(output, len(ids), keep), getattr(output, "past_key_values", None))
+        return Told(logits_of(output, len(ids), keep), getattr(output, "past_key_values", None))
 
 
 def _arguments(model: Callable[..., Any]) -> frozenset[str]:
@@ -183,14 +189,14 @@ def _first_token(model: Any, config: Any) -> int:
     )
 
 
-def _last(call: tuple[tuple[Any, ...], dict[str, Any]], length: int, keep: int) -> Any:
+def last_states(call: tuple[tuple[Any, ...], dict[str, Any]], length: int, keep: int) -> Any:
     """The call of the output layer, with hidden states `(rows, L, hidden)` of the last positions only."""
     args, kwargs = call
     fits = len(args) == 1 and isinstance(args[0], Tensor) and args[0].dim() == 3 and args[0].shape[1] == length
     return ((args[0][:, length - keep :].contiguous(), *args[1:]), kwargs) if fits else call
 
 
-def _logits(output: Any, rows: int, keep: int) -> Tensor:
+def logits_of(output: Any, rows: int, keep: int) -> Tensor:
     """What the model says of the last positions.
 
     Raises:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import FileError, InputError, OptionError
+from ..errors import InputError, OptionError
 from ..explanation import Check, Cost, Display, Explanation, Provenance
 from .interpretable import Parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from .saved import Saved, numbers, plain
+from .saved import Saved, as_json, made, numbers, parsed, plain
 
 __all__ = ["LOG_PROBABILITY", "PROBABILITY", "Generated"]
 
@@ -171,12 +170,8 @@ class Generated(Saved):
             "tokens": self.tokens,
             "parts": self.parts,
             **{name: None if tensor is None else plain(tensor.tolist()) for name, tensor in tensors.items()},
-            "options": dict(self.options),
-            "health": [plain(asdict(check)) for check in self.health],
-            "cost": asdict(self.cost),
-            "provenance": asdict(replace(self.provenance, versions=dict(self.provenance.versions))),
         }
-        return json.dumps(words, ensure_ascii=False, allow_nan=False, default=str)
+        return as_json(self, words)
 
     @classmethod
     def from_json(cls, text: str) -> Generated:
@@ -185,10 +180,7 @@ class Generated(Saved):
         Raises:
             FileError: it is something else.
         """
-        try:
-            words = json.loads(text)
-            if words["format"] != FORMAT:
-                raise ValueError(f"format {words['format']!r} is not {FORMAT!r}")
+        with parsed(text, FORMAT) as words:
             units, tokens, kind = tuple(words["units"]), tuple(words["tokens"]), getattr(torch, words["dtype"])
             found = {name: None if words[name] is None else torch.tensor(numbers(words[name]), dtype=kind) for name in NUMBERS}
             if found["matrix"] is not None:
@@ -199,14 +191,8 @@ class Generated(Saved):
                 **found,  # type: ignore[arg-type]
                 method=words["method"],
                 measure=words["measure"],
-                parts=tuple((piece, unit) for piece, unit in words["parts"]),
-                options=words["options"],
-                health=tuple(Check(**(check | {"value": numbers(check["value"])})) for check in words["health"]),
-                cost=Cost(**words["cost"]),
-                provenance=Provenance(**words["provenance"]),
+                **made(words),
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise FileError(f"this is not a {FORMAT} of pellucid ({type(error).__name__}: {error})") from error
 
 
 NUMBERS = ("sequence", "matrix", "probabilities")

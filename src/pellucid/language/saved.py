@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import FileError, OptionError
+from ..explanation import Check, Cost, Provenance
 from ..files import written
 
-__all__ = ["Saved", "numbers", "plain"]
+__all__ = ["Saved", "as_json", "made", "numbers", "parsed", "plain"]
 
 
 class Saved(ABC):
@@ -55,6 +60,44 @@ class Saved(ABC):
             if isinstance(error, FileError):
                 raise
             raise FileError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def as_json(record: Any, words: Mapping[str, Any]) -> str:
+    """A record's own words, and what every record tells of how it was made."""
+    told = {
+        "options": dict(record.options),
+        "health": [plain(asdict(check)) for check in record.health],
+        "cost": asdict(record.cost),
+        "provenance": asdict(replace(record.provenance, versions=dict(record.provenance.versions))),
+    }
+    return json.dumps({**words, **told}, ensure_ascii=False, allow_nan=False, default=str)
+
+
+@contextmanager
+def parsed(text: str, form: str) -> Iterator[dict[str, Any]]:
+    """The words of a JSON of this form.
+
+    Raises:
+        FileError: it is something else, or no record can be made of them.
+    """
+    try:
+        words = json.loads(text)
+        if words["format"] != form:
+            raise ValueError(f"format {words['format']!r} is not {form!r}")
+        yield words
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise FileError(f"this is not a {form} of pellucid ({type(error).__name__}: {error})") from error
+
+
+def made(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a prompt and how a record was made, which every record tells."""
+    return {
+        "parts": tuple((piece, unit) for piece, unit in words["parts"]),
+        "options": words["options"],
+        "health": tuple(Check(**{**check, "value": numbers(check["value"])}) for check in words["health"]),
+        "cost": Cost.of(words["cost"]),
+        "provenance": Provenance(**words["provenance"]),
+    }
 
 
 def plain(value: Any) -> Any:

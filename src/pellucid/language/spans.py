@@ -11,7 +11,7 @@ from ..errors import InputError, OptionError
 from ..perturb.names import sentences_of, words_of
 from .prompt import StandIn, TokenPrompt, token_prompt
 
-__all__ = ["SPLITS", "text_prompt"]
+__all__ = ["SPLITS", "by_spans", "text_prompt"]
 
 Span = tuple[int, int]
 Split = Callable[[str], Sequence[Span]]
@@ -57,7 +57,7 @@ def text_prompt(
     if by == "token":
         groups: list[int | None] = list(range(len(ids)))
     elif fast:
-        groups = _by_spans(text, encoded["offset_mapping"], SPLITS[by](text) if isinstance(by, str) else by(text) if callable(by) else by)
+        groups = by_spans(text, encoded["offset_mapping"], SPLITS[by](text) if isinstance(by, str) else by(text) if callable(by) else by)
     else:
         groups = _by_names(ids, tokenizer, by)
     units = _numbered([None if stay else own for own, stay in zip(groups, stays, strict=True)])
@@ -74,7 +74,7 @@ def _fixed(ids: Sequence[int], mask: Sequence[int], tokenizer: Any, fixed: Seque
     return [bool(added) or i in special for i, added in zip(ids, mask, strict=True)]
 
 
-def _by_spans(text: str, offsets: Sequence[Span], spans: Sequence[Span]) -> list[int | None]:
+def by_spans(text: str, offsets: Sequence[Span], spans: Sequence[Span]) -> list[int | None]:
     """For each token the span that holds its first visible character; spaces alone belong to what follows."""
     starts = [start for start, _ in spans]
     if any(stop > start for (_, stop), start in zip(spans, starts[1:], strict=False)):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import FileError
 from ..explanation import Check, Cost, Provenance
 from .interpretable import Parts
 from .result import LOG_PROBABILITY, Generated
-from .saved import Saved, numbers, plain
+from .saved import Saved, as_json, made, parsed, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,12 +159,8 @@ class Hierarchy(Saved):
             "format": FORMAT,
             "tree": plain(asdict(self.tree)),
             "probabilities": plain(self.probabilities),
-            "options": dict(self.options),
-            "health": [plain(asdict(check)) for check in self.health],
-            "cost": asdict(self.cost),
-            "provenance": asdict(replace(self.provenance, versions=dict(self.provenance.versions))),
         }
-        return json.dumps(words, ensure_ascii=False, allow_nan=False, default=str)
+        return as_json(self, words)
 
     @classmethod
     def from_json(cls, text: str) -> Hierarchy:
@@ -175,23 +169,15 @@ class Hierarchy(Saved):
         Raises:
             FileError: it is something else.
         """
-        try:
-            words = json.loads(text)
-            if words["format"] != FORMAT:
-                raise ValueError(f"format {words['format']!r} is not {FORMAT!r}")
+        with parsed(text, FORMAT) as words:
             return cls(
                 tree=_node(words["tree"]),
                 levels=tuple(words["levels"]),
                 tokens=tuple(words["tokens"]),
                 probabilities=tuple(map(float, words["probabilities"])),
-                parts=tuple((piece, unit) for piece, unit in words["parts"]),
-                health=tuple(Check(**{**check, "value": numbers(check["value"])}) for check in words["health"]),
-                cost=Cost(**words["cost"]),
-                provenance=Provenance(**words["provenance"]),
-                **{name: words[name] for name in ("method", "measure", "evaluations", "options")},
+                **{name: words[name] for name in ("method", "measure", "evaluations")},
+                **made(words),
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise FileError(f"this is not a {FORMAT} of pellucid ({type(error).__name__}: {error})") from error
 
 
 PLAIN = ("levels", "tokens", "method", "measure", "evaluations", "parts")

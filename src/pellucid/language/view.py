@@ -18,7 +18,7 @@ from .prefix import Spent
 from .prompt import Prompt
 from .reader import Reader
 
-__all__ = ["TARGETS", "PromptView", "at_prompt"]
+__all__ = ["TARGETS", "PromptView", "at_prompt", "check_length"]
 
 REMEMBERED = 2**14  # rows
 
@@ -226,11 +226,11 @@ def at_prompt(
     reader, start = Reader.of(model), _start(model, prompt.tokenizer)
     asked = Asked(prompt, (), Likelihood(reader, shared, at_most, progress=progress), start)
     given_row = asked.rows([(0,) * prompt.size])[0]
-    _check_length(reader, given_row, 1)
+    check_length(reader, given_row, 1)
     own = generated(model, given_row, prompt.tokenizer, options, seed) if answer is None else answer_of(answer, prompt.tokenizer)
     asked.answers = (own,) if against is None else (own, answer_of(against, prompt.tokenizer))
     for choices in range(prompt.stand_ins + 1):
-        _check_length(reader, asked.rows([(choices,) * prompt.size])[0], max(len(a.ids) for a in asked.answers))
+        check_length(reader, asked.rows([(choices,) * prompt.size])[0], max(len(a.ids) for a in asked.answers))
     return PromptView((torch.ones(1, prompt.size, dtype=reader.dtype, device=reader.device),), asked, target, scale, None, reader.roots)
 
 
@@ -244,7 +244,12 @@ def _start(model: Any, tokenizer: Any) -> int | None:
     return None
 
 
-def _check_length(reader: Reader, row: Sequence[int], answer: int) -> None:
+def check_length(reader: Reader, row: Sequence[int], answer: int) -> None:
+    """Refuse a prompt and an answer that are together more than the model reads.
+
+    Raises:
+        InputError: they are.
+    """
     if reader.longest is not None and len(row) + answer - 1 > reader.longest:
         raise InputError(
             f"the prompt has {len(row)} tokens and the answer {answer}, and the model reads {reader.longest} at most; shorten one of them"

@@ -14,7 +14,7 @@ from ..view import View
 from .infidelity import Responses
 from .steps import places_of
 
-__all__ = ["infidelity_to", "sensitivity"]
+__all__ = ["check_counts", "counts", "infidelity_to", "sensitivity"]
 
 # how many -> per input `(B, how many, ...)`: by what each example is moved, and where it then is
 Draw = Callable[[int], tuple[Tensors, Tensors]]
@@ -52,8 +52,8 @@ def infidelity_to(
     values, run = places_of(view.features, attribution, "attribution"), run or Run()
     ends: Ends | None = None
     said, changes = [], []
-    _check_counts(samples, together)
-    for count in _counts(samples, together):
+    check_counts(samples, together)
+    for count in counts(samples, together):
         moves, points = draw(count)
         _check(view, moves, points, count)
         if ends is None:
@@ -106,8 +106,8 @@ def sensitivity(
     tensor([[0.5000, 0.5000, 0.5000]])
     """
     found, own, length = [], None, None
-    _check_counts(samples, together)
-    for count in _counts(samples + 1, together):
+    check_counts(samples, together)
+    for count in counts(samples + 1, together):
         # The features go along with the first points: one call fewer, which small models feel.
         points = draw(count) if own is not None else _with(features, draw, count)
         rows = joined(explained(tuple(p.flatten(0, 1) for p in points), count), 1).unflatten(0, (len(features[0]), count))
@@ -124,12 +124,18 @@ def _with(features: Tensors, draw: Callable[[int], Tensors], count: int) -> Tens
     return own if count == 1 else tuple(torch.cat(both, 1) for both in zip(own, draw(count - 1), strict=True))
 
 
-def _check_counts(samples: int, together: int | None) -> None:
+def check_counts(samples: int, together: int | None) -> None:
+    """Refuse numbers that are not positive.
+
+    Raises:
+        OptionError: they are not.
+    """
     if samples < 1 or (together is not None and together < 1):
         raise OptionError(f"{samples} samples, {together} at a time; both must be at least 1")
 
 
-def _counts(samples: int, together: int | None) -> Iterator[int]:
+def counts(samples: int, together: int | None) -> Iterator[int]:
+    """How many of the samples are taken at each time."""
     step = samples if together is None else min(together, samples)
     for start in range(0, samples, step):
         yield min(step, samples - start)

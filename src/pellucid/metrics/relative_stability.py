@@ -12,7 +12,7 @@ from ..batch import Run
 from ..errors import InputError, OptionError
 from ..inputs import Tensors, joined
 from ..inside import Layer, of_neuron
-from ..target import Every
+from ..picks import Every
 from ..view import InputView, View
 from .stability import Draw, Explained, Near, largest, near
 

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from ..errors import InputError, OptionError
 from ..inputs import Tensors, as_tensors, joined
 from ..seeds import generator, resolve_seed
-from .drawn import sensitivity
+from .drawn import check_counts, counts, sensitivity
 
 __all__ = [
     "Draw",
@@ -172,12 +172,9 @@ def near(
     Raises:
         InputError: attributions or points of other shapes, or not finite. OptionError: numbers that are not positive.
     """
-    if samples < 1 or (together is not None and together < 1):
-        raise OptionError(f"{samples} samples, {together} at a time; both must be at least 1")
-    draw, step = _draw(features, radius, seed), min(together or samples, samples)
-    own = _rows(explained, features, 1)
-    for start in range(0, samples, step):
-        count = min(step, samples - start)
+    check_counts(samples, together)
+    draw, own = _draw(features, radius, seed), _rows(explained, features, 1)
+    for count in counts(samples, together):
         points = draw(count)
         expected = [(len(f), count, *f.shape[1:]) for f in features]
         if [tuple(p.shape) for p in points] != expected:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import OptionError, OutputError, TargetError, warn
 from ..model import modules_of
-from ..target import Pick, resolve
+from ..picks import Pick
+from ..target import resolve
 from ..view import InputView, at_input
 
 __all__ = ["LossFunction", "at_loss"]

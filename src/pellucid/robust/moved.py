@@ -15,8 +15,9 @@ from ..explain import explain
 from ..explanation import Explanation
 from ..inputs import Tensors, as_tensors, joined
 from ..metrics import agreement
+from ..picks import PerExample, Pick
 from ..seeds import resolve_seed
-from ..target import PerExample, Pick, resolve
+from ..target import resolve
 from .trials import copied
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from torch import Tensor
 from ..batch import Run
 from ..errors import InputError, OptionError, OutputError, TargetError
 from ..inputs import Tensors
+from ..picks import Pick
 from ..seeds import resolve_seed
-from ..target import Pick, tensor_of
+from ..target import tensor_of
 from ..view import at_input
 from .corruptions import CORRUPTIONS, SEVERITIES, Corruption
 

@@ -178,20 +178,26 @@ class Ruled(TorchFunctionMode):
             return tuple(out[i] for i in floats)
 
         op = Op(name, run, self._keep(held), self._keep([o.detach() for o in outputs]), active, args, kwargs, parents, graph=graph)
-        if self.ruling.places or name not in self.met:
-            op.module = _module()
-            self.met.setdefault(name, _place(op.module))
-        op.place = self.met[name]
+        self._locate(op)
         self._pair(op)
         rule = (self.ruling.choose(op) if self.ruling.choose is not None else None) or rule
-        if self.taping:
-            found = _Cut.apply(outputs, torch.zeros((), requires_grad=True, device=outputs[0].device))  # type: ignore[no-untyped-call]
-        else:
-            live = (t if a else t.detach() for t, a in zip(inputs, active, strict=True))
-            found = _Backward.apply(rule, op, None if in_place else outputs, *live)  # type: ignore[no-untyped-call]
-        for i, output in zip(floats, found, strict=True):
+        for i, output in zip(floats, self._joined(op, rule, inputs, outputs, in_place), strict=True):
             results[i] = output
         return changed.copy_(results[0]) if changed is not None and not in_place else pytree.tree_unflatten(results, result_spec)
+
+    def _locate(self, op: Op) -> None:
+        """Say which module it belongs to, where that is wanted, or it is the first of its name."""
+        if self.ruling.places or op.name not in self.met:
+            op.module = _module()
+            self.met.setdefault(op.name, _place(op.module))
+        op.place = self.met[op.name]
+
+    def _joined(self, op: Op, rule: Rule, inputs: list[Any], outputs: list[Tensor], in_place: bool) -> tuple[Tensor, ...]:
+        """The outputs in the graph, with the rule as their way back to the inputs; on a tape without one."""
+        if self.taping:
+            return _Cut.apply(outputs, torch.zeros((), requires_grad=True, device=outputs[0].device))  # type: ignore[no-any-return,no-untyped-call]
+        live = (t if a else t.detach() for t, a in zip(inputs, op.active, strict=True))
+        return _Backward.apply(rule, op, None if in_place else outputs, *live)  # type: ignore[no-any-return,no-untyped-call]
 
     def given(self, name: str, rule: Rule, module: nn.Module, source: Tensor, result: Tensor) -> Tensor:
         """What a module made of a tensor while the mode rested, as one operation with this rule."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Grads", "Kept", "Op", "Rule", "Ruling", "Tape", "fitted"]
+__all__ = ["Grads", "Kept", "Op", "Rule", "Ruling", "Tape", "fitted", "sole"]
 
 Grads = tuple[Tensor | None, ...]
 
@@ -153,3 +153,9 @@ def fitted(there: Tensor, shape: torch.Size) -> Tensor:
     if len(there) == 1:
         return there.expand(shape)
     return there.repeat_interleave(shape[0] // len(there), 0)
+
+
+def sole(op: Op, value: Tensor) -> Grads:
+    """A gradient for the only active input."""
+    index = op.active.index(True)
+    return tuple(value.to(t.dtype) if i == index else None for i, t in enumerate(op.inputs))

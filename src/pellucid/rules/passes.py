@@ -12,7 +12,7 @@ from torch.utils.checkpoint import CheckpointError
 from ..batch import Run
 from ..errors import OptionError
 from ..inputs import Tensors
-from ..inside import Place, look
+from ..inside import Look, Place, look
 from ..model import Foreign
 from ..view import InputView, back, leaves_at
 from .engine import Ruled
@@ -33,11 +33,7 @@ def ruled_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
     """Forward and back. `relevance` starts from the score itself, to be divided up, instead of from one."""
     run.count(points)
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = leaves_at(points)
-        mode.sources = leaves if place is None else ()
-        with mode:
-            seen = None if place is None else look(view, place, graph=True, points=leaves)
-            scores = view.score(leaves) if seen is None else seen.scores
+        leaves, seen, scores = _forward(view, points, mode, place)
         mode.finished()
         mode.unseen |= unseen_in(scores, mode.ruling.nodes)
         seeded = scores * scores.detach() if relevance else scores
@@ -58,12 +54,18 @@ def taped_pass(run: Run, view: InputView, points: Tensors, mode: Ruled, place: P
     """Forward only: the mode's tape then holds the operations as they ran."""
     run.count(points)
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = leaves_at(points)
-        mode.sources = leaves if place is None else ()
-        with mode:
-            seen = None if place is None else look(view, place, graph=True, points=leaves)
-            scores = view.score(leaves) if seen is None else seen.scores
+        _, seen, scores = _forward(view, points, mode, place)
     return Seen(scores.detach(), (), points if seen is None else seen.features)
+
+
+def _forward(view: InputView, points: Tensors, mode: Ruled, place: Place | None) -> tuple[Tensors, Look | None, Tensor]:
+    """What can be differentiated for, what is held at the place if there is one, and the scores."""
+    leaves = leaves_at(points)
+    mode.sources = leaves if place is None else ()
+    with mode:
+        seen = None if place is None else look(view, place, graph=True, points=leaves)
+        scores = view.score(leaves) if seen is None else seen.scores
+    return leaves, seen, scores
 
 
 def refuse_hidden(roots: tuple[nn.Module, ...], method: str) -> None:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..inputs import accurate
-from .averaged import averaged, ratio, slope_along
-from .operation import Grads, Op, Rule, fitted
+from .averaged import averaged, ratio
+from .choices import larger, pooled, selection, where
+from .operation import Grads, Op, Rule, fitted, sole
 from .spellings import words
 
 __all__ = [
@@ -38,12 +39,6 @@ def _wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(t.to(accurate(t.dtype)) for t in tensors)
 
 
-def _one(op: Op, value: Tensor) -> Grads:
-    """A gradient for the only active input."""
-    index = op.active.index(True)
-    return tuple(value.to(t.dtype) if i == index else None for i, t in enumerate(op.inputs))
-
-
 def _points(op: Op) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The active input and the output, here and at the reference, in the dtype for sums."""
     index, (inputs, outputs) = op.active.index(True), op.at_reference
@@ -63,7 +58,7 @@ def bent(op: Op, grad: Tensor) -> Grads:
     slope = ratio(y - y0, step, torch.zeros((), dtype=y.dtype, device=y.device), still)
     if bool(still.any()):
         slope = torch.where(still, _slope_at(op, op.inputs[op.active.index(True)]), slope)
-    return _one(op, grad.to(slope) * slope)
+    return sole(op, grad.to(slope) * slope)
 
 
 def _elementwise(op: Op) -> bool:
@@ -94,7 +89,7 @@ def smooth(scale: Callable[[Tensor], Tensor] = torch.ones_like) -> Rule:
         step, eps = x - x0, torch.finfo(y.dtype).eps
         near = step.abs() <= eps ** (1 / 3) * torch.minimum(scale(x), scale(x0))
         halfway = _slope_at(op, ((x + x0) / 2).to(op.output.dtype))
-        return _one(op, grad.to(y) * ratio(y - y0, step, halfway, near))
+        return sole(op, grad.to(y) * ratio(y - y0, step, halfway, near))
 
     return rule
 
@@ -104,7 +99,7 @@ def closed(slope: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Rule:
 
     def rule(op: Op, grad: Tensor) -> Grads:
         at = _points(op)
-        return _one(op, grad.to(at[0]) * slope(*at))
+        return sole(op, grad.to(at[0]) * slope(*at))
 
     return rule
 
@@ -115,7 +110,7 @@ def power(op: Op, grad: Tensor) -> Grads:
     if op.name == "pow" and isinstance(exponent, int | float) and exponent in (2, 3):
         x, x0, *_ = _points(op)
         slope = x + x0 if exponent == 2 else x * x + x * x0 + x0 * x0
-        return _one(op, grad.to(slope) * slope)
+        return sole(op, grad.to(slope) * slope)
     return smooth(torch.abs)(op, grad)
 
 
@@ -132,7 +127,7 @@ def rectified(op: Op, grad: Tensor) -> Grads:
     """The rescale rule of `relu`: the share of the step from x0 to x that is above zero."""
     x, x0, *_ = _points(op)
     share = torch.maximum(x, x0).div_((x - x0).abs_()).nan_to_num_(0.0).clamp_(0, 1)
-    return _one(op, grad * share)
+    return sole(op, grad * share)
 
 
 def quotient(op: Op, grad: Tensor) -> Grads:
@@ -160,78 +155,9 @@ def places_of_quotient(op: Op) -> tuple[int | None, int | None]:
     return places[order[0]], places[order[1]]
 
 
-def selection(op: Op, *grads: Tensor) -> Grads:
-    """The larger of several: the whole change goes to the element that is the larger of the two maxima.
-
-    If the maximum rises, that is the element chosen here, which rose by at least as much; else that of the reference.
-    """
-    index, inputs = op.active.index(True), op.at_reference[0]
-    x, x0 = op.inputs[index], inputs[index]
-    y, y0 = op.output, op.at_reference[1][0]
-    # `min` chooses the element of the smaller minimum, for the same reason.
-    here = y < y0 if op.name in LOWER else y > y0
-    total = torch.zeros_like(x)
-    for point, chosen in ((x, here), (x0, ~here)):
-        moved = _moved(op, point, (x - x0).nan_to_num(0, 0, 0))
-        (found,) = (g for g in op.pull_at(_with(op, point), *_first(op, grads[0] * chosen * ratio(y - y0, moved, 0.0))) if g is not None)
-        total = total + found
-    return _one(op, total)
-
-
-def _first(op: Op, grad: Tensor) -> tuple[Tensor, ...]:
-    return (grad, *(torch.zeros_like(o) for o in op.outputs[1:]))
-
-
-def _with(op: Op, point: Tensor) -> tuple[Tensor, ...]:
-    """The inputs, but for the active one."""
-    return tuple(point if active else t for t, active in zip(op.inputs, op.active, strict=True))
-
-
-def _moved(op: Op, point: Tensor, step: Tensor) -> Tensor:
-    """How the first output moves with the active input."""
-    return slope_along(op, _with(op, point), _with(op, step))[0]
-
-
-def pooled(op: Op, grad: Tensor) -> Grads:
-    """The same for max-pooling, by the numbers of the chosen elements."""
-    assert op.reference is not None
-    index, dims, inputs = op.active.index(True), int(op.name[-2]), op.at_reference[0]
-    x, step = op.inputs[index], (op.inputs[index] - inputs[index]).flatten(-dims)
-    y, y0 = op.output, op.at_reference[1][0]
-    rises, total = y > y0, torch.zeros_like(step)
-    chosen = (_chosen(op, x), fitted(_chosen(op, op.reference.inputs[index]), y.shape))
-    for places, wanted in zip(chosen, (rises, ~rises), strict=True):
-        flat = places.flatten(-dims)
-        share = (grad * wanted).flatten(-dims) * ratio((y - y0).flatten(-dims), step.gather(-1, flat), 0.0)
-        total = total.scatter_add(-1, flat, share)
-    return _one(op, total.view(x.shape))
-
-
-def _chosen(op: Op, point: Tensor) -> Tensor:
-    """The number of the largest element of each window, among all places."""
-    keywords = {name: value for name, value in op.kwargs.items() if name not in ("input", "return_indices")}
-    found: Tensor = getattr(torch.nn.functional, op.name)(point, *op.args[1:6], **keywords, return_indices=True)[1]
-    return found
-
-
 def bag(op: Op, grad: Tensor) -> Grads:
     """A sum, a mean or a maximum of rows."""
     return selection(op, grad) if op.kwargs.get("mode") in ("max", 2) else product(op, grad)
-
-
-def larger(op: Op, *grads: Tensor) -> Grads:
-    """The larger (smaller) of two tensors, `(a + b +- |a - b|) / 2`: the secant of the absolute value, the rest is linear."""
-    if len(op.inputs) == 1:
-        return selection(op, *grads)
-    (a, b), (a0, b0), grad = op.inputs, op.at_reference[0], grads[0]
-    apart, apart0 = a - b, a0 - b0
-    slope = ratio(apart.abs() - apart0.abs(), apart - apart0, apart.sign())
-    slope = -slope if op.name in LOWER else slope
-    halves = (grad * (1 + slope) / 2, grad * (1 - slope) / 2)
-    return tuple(h.sum_to_size(t.shape) for h, t in zip(halves, op.inputs, strict=True))
-
-
-LOWER = ("min", "amin", "minimum")
 
 
 def dim_of(op: Op) -> int:
@@ -285,36 +211,6 @@ def _less_shift(x: Tensor, x0: Tensor, p: Tensor, p0: Tensor, dim: int, through:
     return through - (mix * p + (1 - mix) * p0) * shift
 
 
-def where(op: Op, grad: Tensor) -> Grads:
-    """A choice: as it is where the same was chosen; where not, the change goes to both by what each moved."""
-    condition, condition0 = _condition(op), _condition(op.reference) if op.reference else None
-    own = op.pull(grad)
-    if condition0 is None or (condition.shape == condition0.shape and torch.equal(condition, condition0)):
-        return own
-    other = (condition != _spread(condition0, condition.shape)).expand(op.output.shape)
-    steps = [((x - x0) if a else torch.zeros_like(x)).expand(op.output.shape).nan_to_num(0, 0, 0)
-             for x, x0, a in zip(op.inputs, op.at_reference[0], op.active, strict=True)]  # fmt: skip
-    size: Tensor = sum(s * s for s in steps)  # type: ignore[assignment]
-    change = op.output - op.at_reference[1][0]
-    kept = op.pull(grad * ~other)
-    found = []
-    for k, s, x in zip(kept, steps, op.inputs, strict=True):
-        found.append(None if k is None else k + (other * grad * ratio(change * s, size, 0.0)).sum_to_size(x.shape))
-    return tuple(found)
-
-
-def _condition(op: Op) -> Tensor:
-    """The condition of `where` and `masked_fill`."""
-    given = (*op.args, *op.kwargs.values())
-    return next(value for value in given if isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8))
-
-
-def _spread(condition: Tensor, shape: torch.Size) -> Tensor:
-    if condition.shape == shape:
-        return condition
-    return condition.expand(shape) if len(condition) == 1 else condition.repeat_interleave(shape[0] // len(condition), 0)
-
-
 def masked_product(op: Op, grad: Tensor) -> Grads:
     """A product; where one factor has no gradient and differs from the reference (a mask), the change goes to the other."""
     if sum(op.active) > 1 or op.reference is None:
@@ -329,7 +225,7 @@ def masked_product(op: Op, grad: Tensor) -> Grads:
     other = (here != fitted(there, here.shape)).expand(x.shape)
     kept = own[index]
     assert kept is not None
-    return _one(op, torch.where(other, grad.to(y) * ratio(y - y0, x - x0, 0.0), kept.to(y)))
+    return sole(op, torch.where(other, grad.to(y) * ratio(y - y0, x - x0, 0.0), kept.to(y)))
 
 
 def _times_inverse(op: Op, grad: Tensor, inverse: int) -> Grads:

@@ -22,7 +22,7 @@ from .style import CARD
 from .table import listed
 from .text import highlighted, words_of
 
-__all__ = ["card", "costs", "pictured", "styled_card", "verdict"]
+__all__ = ["card", "checks", "costs", "pictured", "styled_card", "verdict"]
 
 SHARP = 150
 NARROW: Mapping[str, Mapping[str, Any]] = {"image": {"original": False}, "series": {"width": 4.2}, "examples": {"width": 6.0}}
@@ -42,7 +42,7 @@ def card(explanation: Explanation, example: int = 0, narrow: bool = False) -> st
             f'<p class="headline">{escape(_name(explanation) if narrow else headline(explanation, example))}</p>',
             f'<p class="details">{escape(" · ".join(told))}</p>',
             BODIES[explanation.display.kind](explanation, example, narrow),
-            _health(explanation),
+            checks(explanation),
             f'<p class="small">Cost: {escape(costs(explanation.cost))}</p>',
             "</article>",
         )
@@ -139,7 +139,7 @@ def verdict(explanation: Explanation) -> str:
     return f'<span class="failed">✗ {failed} of {count(total, "check")} failed</span>'
 
 
-def _health(explanation: Explanation) -> str:
+def checks(explanation: Explanation) -> str:
     """What failed, in full; all checks and the provenance folded away."""
     failed = "".join(map(_failure, _failed(explanation)))
     head = '<tr><th scope="col">check</th><th scope="col">result</th><th scope="col">what was found</th></tr>'
@@ -170,7 +170,8 @@ def costs(cost: Cost) -> str:
     """What it cost, in words."""
     passes = f"{count(cost.forwards, 'forward')} and {count(cost.backwards, 'backward')} in {count(cost.calls, 'call')}"
     rise = f", peak memory +{memory(cost.peak_memory)}" if cost.peak_memory else ""
-    return f"{passes}, {number(cost.seconds, 2)} s{rise}"
+    tuned = f"; model made cheaper: {', '.join(cost.tuned)}" if cost.tuned else ""
+    return f"{passes}, {number(cost.seconds, 2)} s{rise}{tuned}"
 
 
 def _origin(provenance: Provenance) -> str:

@@ -14,18 +14,18 @@ from matplotlib.patches import Rectangle
 from rich.text import Text
 
 from ..errors import OptionError
-from .card import _health as checked
+from .card import checks
 from .colour import FOR
 from .fitting import LINE, SIZE, legible, lines
 from .frame import MARGIN, Sheet, sheet
 from .numbers import count, literal, number, percent
-from .style import CARD, PAGE
+from .style import CARD, web_page
 from .terminal import SHOWN, Terminal
 
 if TYPE_CHECKING:
     from ..language.citations import Citations
 
-__all__ = ["document", "draw", "styled", "terminal", "whole"]
+__all__ = ["document", "draw", "styled", "terminal"]
 
 BAR, INDENT, NUMBER = 1.6, 0.25, 0.95  # inches
 MOST_LINES = 3
@@ -116,17 +116,7 @@ def _lines(axes: Axes, text: Sequence[str], left: float, down: float, ink: str, 
 
 def document(told: Citations, title: str) -> str:
     """A page."""
-    return whole(title, styled(told))
-
-
-def whole(title: str, body: str) -> str:
-    """A page with a heading, that holds a piece of HTML."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1></header>\n<main>{body}</main>\n</body>\n</html>\n"
-    )
+    return web_page(title, styled(told))
 
 
 def styled(told: Citations) -> str:
@@ -137,7 +127,7 @@ def styled(told: Citations) -> str:
     for statement in range(len(told.statements)):
         for source in told.cited(statement):
             used.setdefault(source, []).append(statement)
-    health = checked(told.flat().explanation()) if told.health else ""
+    health = checks(told.flat().explanation()) if told.health else ""
     return (
         f'<style>{CARD}{LOOK}</style><article class="pellucid cited"><p class="headline">The numbers lead to the sources</p>'
         f'<p class="details">{escape(second)}</p><p class="name">Answer</p><p class="answer">{"".join(_answer(told, own))}</p>'

@@ -20,8 +20,7 @@ from .frame import Sheet, sheet
 from .label import labels, rests_on
 from .numbers import count, literal, number, percent
 from .scale import Scaled, array_of, one_of, scaled
-from .table import OTHERS, Bar
-from .table import _plot as plot_bars
+from .table import OTHERS, Bar, plot_bars
 from .terminal import SHOWN, Terminal
 from .terminal import terminal as terminal_of
 from .text import draw_text

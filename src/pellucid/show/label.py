@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .numbers import number
-from .text import SPECIAL
-from .text import _pieces as pieces_of
+from .text import SPECIAL, pieces_of
 
 if TYPE_CHECKING:
     from ..language.result import Generated

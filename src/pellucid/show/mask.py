@@ -13,7 +13,7 @@ from ..errors import InputError, OptionError
 from .numbers import literal
 from .scale import array_of
 
-__all__ = ["draw_border", "draw_label"]
+__all__ = ["draw_border", "draw_label", "eroded"]
 
 
 def _region(mask: Any) -> NDArray[np.bool_]:
@@ -23,7 +23,7 @@ def _region(mask: Any) -> NDArray[np.bool_]:
     return region
 
 
-def _eroded(region: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
+def eroded(region: NDArray[np.bool_], times: int) -> NDArray[np.bool_]:
     """The pixels whose four neighbours are in the region too, so many times over; beyond the image is outside."""
     for _ in range(times):
         wide = np.pad(region, 1)
@@ -41,7 +41,7 @@ def draw_border(axes: Axes, mask: Any, width: int, colour: Any) -> None:
         raise OptionError(f"border_width={width!r} draws no border; give at least 1")
     region = _region(mask)
     if region.any():
-        border = region & ~_eroded(region, width)
+        border = region & ~eroded(region, width)
         rgba = np.asarray(to_rgba(colour) if isinstance(colour, str) else colour)
         axes.imshow(border[..., np.newaxis] * rgba.reshape(1, 1, -1))
 

@@ -13,18 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from rich.text import Text
 
-from .card import _health as checked
-from .cited import whole
+from .card import checks
 from .colour import colour_bar, ink_on, palette, paper
 from .fitting import LINE, SIZE, cut, legible, lines
 from .frame import MARGIN, Sheet, sheet
 from .label import Label, labels
 from .numbers import count, literal, number
 from .scale import Scaled, scaled
-from .style import CARD
-from .terminal import SHOWN, Terminal, _style
-from .text import FAINT, Block, Word, _marked
-from .text import _write as write_word
+from .style import CARD, web_page
+from .terminal import SHOWN, Terminal, style_of
+from .text import FAINT, Block, Word, background, write_word
 
 if TYPE_CHECKING:
     from ..language.tree import Hierarchy, Node
@@ -178,7 +176,7 @@ def _box(axes: Axes, held: Sequence[str], share: float, wide: float, high: float
 
 def document(told: Hierarchy, title: str) -> str:
     """A page."""
-    return whole(title, styled(told))
+    return web_page(title, styled(told))
 
 
 def styled(told: Hierarchy) -> str:
@@ -190,7 +188,7 @@ def styled(told: Hierarchy) -> str:
     notes = "".join(f'<p class="small">⚠ {escape(note)}</p>' for note in shown.notes)
     unit = f"full colour: ±{number(shown.unit, 2)} of the answer's {told.measure}; underlined with dashes: negative"
     legend = f'<p class="scale"><span>{escape(unit)}</span></p>' if shown.unit else ""
-    health = checked(told.flat().explanation()) if told.health else ""
+    health = checks(told.flat().explanation()) if told.health else ""
     return (
         f'<style>{CARD}{LOOK}</style><article class="pellucid nested"><p class="headline">{escape(first)}</p>'
         f'<p class="details">{escape(second)}</p><div class="tree">{body}</div>{legend}{notes}{health}</article>'
@@ -221,7 +219,7 @@ def _value(node: Node, share: float = 0.0) -> str:
 
 
 def _shade(share: float) -> str:
-    return "" if abs(share) < FAINT else f' style="{_marked(share)}"'
+    return "" if abs(share) < FAINT else f' style="{background(share)}"'
 
 
 def _word(label: Label, node: Node, share: float, place: int) -> str:
@@ -256,8 +254,8 @@ def _printed(line: Line, shares: dict[int, float]) -> Text:
     if line.left_out:
         return text.append(f"{count(line.left_out, 'weaker piece')} (net)", "dim")
     if line.piece is None:
-        return text.append(_seen(line.nodes[0].text).translate(SHOWN), _style(shares[id(line.nodes[0])]))
+        return text.append(_seen(line.nodes[0].text).translate(SHOWN), style_of(shares[id(line.nodes[0])]))
     for i, (label, node) in enumerate(zip(labels([node.text for node in line.nodes]), line.nodes, strict=True)):
         text.append(" " if label.spaced and i else "")
-        text.append(label.text.translate(SHOWN), _style(shares[id(node)]))
+        text.append(label.text.translate(SHOWN), style_of(shares[id(node)]))
     return text

@@ -16,8 +16,7 @@ from torch import Tensor
 from ..errors import OptionError
 from .canvas import mappable
 from .colour import palette
-from .mask import _eroded as eroded
-from .mask import draw_label
+from .mask import draw_label, eroded
 from .numbers import number
 from .picture import Layers, bare, paint, picture_of
 from .scale import Scaled, array_of, scaled

@@ -1,6 +1,8 @@
 """The look of cards and pages: one style sheet, light and dark, narrow and wide."""
 
-__all__ = ["CARD", "PAGE"]
+from html import escape
+
+__all__ = ["CARD", "PAGE", "web_page"]
 
 CARD = """
 .pellucid{--ink:#1b1b1b;--soft:#5a5a5a;--line:#d9d9d9;--paper:#ffffff;--good:#0b5fa5;--bad:#a3341a;
@@ -65,3 +67,13 @@ footer{color:var(--soft);font-size:.85rem;padding-top:2rem;padding-bottom:2rem}
 @media (max-width:30rem){h1{font-size:1.4rem}.pellucid{padding:.7rem .75rem}}
 @media print{.pellucid,section{break-inside:avoid}}
 """
+
+
+def web_page(title: str, body: str) -> str:
+    """A page with a heading, that holds a piece of HTML."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1></header>\n<main>{body}</main>\n</body>\n</html>\n"
+    )

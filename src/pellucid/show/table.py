@@ -25,7 +25,7 @@ from .scale import Array, finite
 if TYPE_CHECKING:
     from ..tables import Importance
 
-__all__ = ["Bar", "bars", "draw_importance", "draw_table", "listed", "ranking"]
+__all__ = ["Bar", "bars", "draw_importance", "draw_table", "listed", "plot_bars", "ranking"]
 
 OTHERS, STRENGTH = "#8a8a8a", "#5b4a8a"
 IMPORTANCE = {"mean_abs": "mean of absolute attributions", "normlime": "NormLIME importance"}
@@ -161,7 +161,7 @@ def draw_table(
         tuple(_notes(found, explanation, example)),
     )
     together = f"; all together {number(sum(bar.length for bar in found), signed=True)}" if adds_up(explanation) else ""
-    _plot(page.rows(1)[0], found, unit_of(explanation) + together)
+    plot_bars(page.rows(1)[0], found, unit_of(explanation) + together)
     return legible(page.figure)
 
 
@@ -175,7 +175,7 @@ def draw_importance(ranked: Importance, top: int = 20, width: float = 7.0) -> Fi
     heading, label = f"importance over {count(int(ranked.counts.max()), 'example')}", IMPORTANCE[ranked.kind]
     left = [f"{count(len(ranked) - len(found), 'less important one')} not shown"] if len(ranked) > len(found) else []
     page = sheet(width, 0.25 * len(found) + 0.65 + 0.15 * any(bar.error for bar in found), (heading, ranked.source), left)
-    _plot(page.rows(1)[0], found, label)
+    plot_bars(page.rows(1)[0], found, label)
     return legible(page.figure)
 
 
@@ -191,7 +191,8 @@ def ranking(ranked: Importance, top: int = 20) -> list[Bar]:
     return [Bar(name, value, STRENGTH, None if math.isnan(error) else error, False) for name, value, error in rows]
 
 
-def _plot(axes: Axes, found: Sequence[Bar], label: str) -> None:
+def plot_bars(axes: Axes, found: Sequence[Bar], label: str) -> None:
+    """Bars with their names at the left, their values at their ends, and whiskers where errors are known."""
     lengths = [bar.length for bar in found]
     axes.barh(range(len(found)), lengths, color=[bar.colour for bar in found], height=0.72)
     known = [(row, bar) for row, bar in enumerate(found) if bar.error]

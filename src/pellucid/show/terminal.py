@@ -25,7 +25,7 @@ from .text import FAINT, words_of
 if TYPE_CHECKING:
     from ..tables import Importance
 
-__all__ = ["Terminal", "ranking", "terminal"]
+__all__ = ["Terminal", "ranking", "style_of", "terminal"]
 
 NARROW = 48  # columns under which a bar has a line of its own
 STRONGEST = 6
@@ -153,16 +153,16 @@ def _highlighted(explanation: Explanation, example: int, which: int = 0) -> tupl
     text = Text()
     for i, (word, share) in enumerate(zip(words, shown.values.tolist(), strict=True)):
         text.append(" " if word.spaced and i and not text.plain.endswith("\n") else "")
-        text.append(_visible(word.text), _style(share, word.special))
+        text.append(_visible(word.text), style_of(share, word.special))
         text.append("\n" if "\n" in word.text else "")
     notes = "".join(f"; {note}" for note in shown.notes)
     unit = f"{unit_of(explanation)}, full colour at {number(shown.unit, 2)}{notes}"
-    legend = Text.assemble((" for ", _style(1.0)), " ", ("against", _style(-1.0)), f" {unit}")
+    legend = Text.assemble((" for ", style_of(1.0)), " ", ("against", style_of(-1.0)), f" {unit}")
     strongest = _strongest([_visible(word.text) for word in words], values.tolist())
     return text, legend, Text(f"{strongest}; {unit_of(explanation)}{notes}")
 
 
-def _style(share: float, special: bool = False) -> Style:
+def style_of(share: float, special: bool = False) -> Style:
     """Ink and paper both, so that it is read on dark and light terminals; underlined where negative, bold where strong."""
     faint = Style(dim=True, italic=True) if special else Style()
     if share != share:

@@ -34,7 +34,7 @@ from .frame import MARGIN, Sheet, sheet
 from .numbers import literal, number, shortened
 from .scale import Array, Scaled, pooled, scaled
 
-__all__ = ["FAINT", "Block", "Word", "draw_text", "highlighted", "merged", "words_of"]
+__all__ = ["FAINT", "Block", "Word", "background", "draw_text", "highlighted", "merged", "pieces_of", "words_of", "write_word"]
 
 FAINT = 0.04
 SPECIAL = re.compile(r"\[(CLS|SEP|PAD|MASK|UNK|BOS|EOS)\]|<(/?s|pad|unk|mask|bos|eos|cls|sep)>|<\|\w+\|>")
@@ -91,7 +91,7 @@ def merged(tokens: Sequence[str], known: Collection[str] = ()) -> tuple[Word, ..
     ['playing', 'café']
     """
     special = [_special(token, known) for token in tokens]
-    pieces = _pieces(tokens, special)
+    pieces = pieces_of(tokens, special)
     marked = any(piece.starts for piece in pieces)
     begins = [not i or not _joins(pieces[i - 1], piece, marked) for i, piece in enumerate(pieces)]
     word_of = list(itertools.accumulate(map(int, begins)))
@@ -128,7 +128,8 @@ class _Piece:
     leads: str = ""
 
 
-def _pieces(tokens: Sequence[str], special: Sequence[bool]) -> list[_Piece]:
+def pieces_of(tokens: Sequence[str], special: Sequence[bool]) -> list[_Piece]:
+    """Tokens without the marks of their tokenizer; special ones as they are."""
     byte_level = _is_byte_level([token for token, own in zip(tokens, special, strict=True) if not own])
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     found: list[_Piece] = []
@@ -205,10 +206,10 @@ def _span(word: Word, value: float, share: float, tokens: Sequence[str]) -> str:
     faint = "opacity:.6;font-size:.85em;" if word.special else ""
     if abs(share) < FAINT:
         return f'<span {tip} style="{faint}">{shown}</span>' if faint else f"<span {tip}>{shown}</span>"
-    return f'<span {tip} style="{faint}{_marked(share)}padding:.1em .25em;border-radius:.25em">{shown}</span>'
+    return f'<span {tip} style="{faint}{background(share)}padding:.1em .25em;border-radius:.25em">{shown}</span>'
 
 
-def _marked(share: float) -> str:
+def background(share: float) -> str:
     """A see-through background, so that zero is the page's own ground, light or dark, and the text stays readable."""
     if share != share:
         return f"background:{BAD};color:#111111;border-bottom:2px dotted;"
@@ -319,12 +320,13 @@ class Block:
         axes.set(xlim=(0, self.width), ylim=(self.tall, 0))
         axes.set_axis_off()
         for box in self.boxes:
-            _write(axes, box)
+            write_word(axes, box)
         bar = page.axes(MARGIN + 0.2, down + self.tall + 0.15, min(3.2, self.width - 0.76), 0.12)
         colour_bar(page.figure, bar, self.shown, palette("all"), f"{unit}; dashed: negative", "horizontal")
 
 
-def _write(axes: Axes, box: _Box) -> None:
+def write_word(axes: Axes, box: _Box) -> None:
+    """A word in its box, on its colour."""
     top, faint = box.row * ROW + (ROW - BOX) / 2, abs(box.share) < FAINT
     colour = "#ffffff" if faint else paper(box.share)
     style = "dashed" if box.share < 0 else "dotted" if box.share != box.share else "solid"

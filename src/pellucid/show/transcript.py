@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.colors import to_rgb
 
-from .card import _health as checked
+from .card import checks
 from .colour import AGAINST, FOR
 from .label import Label, labels, rests_on
 from .numbers import count, number, percent, shortened
 from .scale import Array, Scaled, array_of, scaled
-from .style import CARD, PAGE
+from .style import CARD, web_page
 from .text import FAINT
 
 if TYPE_CHECKING:
@@ -62,12 +62,7 @@ font-size:.9rem;overflow-wrap:anywhere}
 
 def document(told: Generated, title: str) -> str:
     """A page."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE}</style>\n</head>\n<body>\n"
-        f"<header><h1>{escape(title)}</h1></header>\n<main>{styled(told)}</main>\n</body>\n</html>\n"
-    )
+    return web_page(title, styled(told))
 
 
 def styled(told: Generated) -> str:
@@ -141,7 +136,7 @@ def _card(told: Generated, own: str, whole: Scaled | None, matrix: Scaled | None
             _legend(whole, matrix),
             *(f'<p class="small">⚠ {escape(note)}</p>' for note in notes),
             _numbers(told),
-            checked(told.explanation()) if told.health else "",
+            checks(told.explanation()) if told.health else "",
             "</article>",
         )
     )

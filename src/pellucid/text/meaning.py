@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import TargetError
 from ..output import fields_of, scores_in, tensor_of
-from ..target import Custom, Expression, Field, Mixed, PerExample, Pick, Same, Several, Sum, Whole, target
+from ..picks import Custom, Field, Mixed, PerExample, Pick, Same, Several, Sum, Whole
+from ..target import Expression, target
 from .heads import Head
 from .tokens import Text
 from .vocabulary import SPACES, Vocabulary

@@ -18,8 +18,8 @@ from ..inputs import Tensors
 from ..methods import ATTENTIONS, DISTRIBUTIONS, EVERY, MAPS, WITHOUT_BASELINES, WITHOUT_GRADIENT
 from ..model import modules_of, undisturbed
 from ..output import fields_of, scores_in
+from ..picks import Whole
 from ..question import Question
-from ..target import Whole
 from ..view import InputView, at_input
 from .entries import Entries, entries_of, places_in
 from .heads import head_of

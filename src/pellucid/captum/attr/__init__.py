@@ -46,7 +46,6 @@ from .remote import RemoteLLMAttribution, RemoteLLMProvider, VLLMProvider
 from .shapley import KernelShap, ShapleyValues, ShapleyValueSampling
 from .stat import (
     MSE,
-    ClassSummarizer,
     CommonStats,
     Count,
     Max,
@@ -55,10 +54,9 @@ from .stat import (
     StatValue,
     StdDev,
     Sum,
-    Summarizer,
-    SummarizerSingleTensor,
     Var,
 )
+from .summarizer import ClassSummarizer, Summarizer, SummarizerSingleTensor
 
 __all__ = [
     "LRP",

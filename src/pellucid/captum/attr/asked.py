@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import InputError, OptionError, TargetError
 from ...language.answer import Answer
-from ...language.interpretable import _id_of
+from ...language.interpretable import id_of
 from ...language.made import MediaPrompt, made_prompt
 from ...language.media import at_media
 from ...language.prompt import Prompt, chat_prompt
@@ -117,7 +117,7 @@ def answers_of(target: Any, gen_args: Any, skip_tokens: Sequence[int | str] | No
 def _without(target: Any, skip_tokens: Sequence[int | str] | None, tokenizer: Any) -> Any:
     if target is None or not skip_tokens:
         return target
-    skipped = {_id_of(_needed(tokenizer, "text"), token) for token in skip_tokens}
+    skipped = {id_of(_needed(tokenizer, "text"), token) for token in skip_tokens}
     ids = tokenizer.encode(target) if isinstance(target, str) else torch.as_tensor(target).flatten().tolist()
     return [int(i) for i in ids if int(i) not in skipped]
 

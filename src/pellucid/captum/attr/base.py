@@ -43,6 +43,7 @@ class Attribution:
 
     attribute: Callable[..., Any]
     attribute_future: Callable[..., Any]
+    _multiply_by_inputs = False
 
     def __init__(self, forward_func: Callable[..., Any]) -> None:
         self.forward_func = forward_func
@@ -50,7 +51,7 @@ class Attribution:
     @property
     def multiplies_by_inputs(self) -> bool:
         """Whether attributions hold the factor of the input, or of its distance from the baseline."""
-        return False
+        return self._multiply_by_inputs
 
     def has_convergence_delta(self) -> bool:
         """Whether the method has a law whose gap it can return."""

@@ -21,12 +21,12 @@ from ...inputs import Call, Tensors, expanded
 from ...model import modules_of, undisturbed
 from ...perturb import Groups, groups_of, shapley
 from ...perturb.shapley import EXACT_GROUPS
+from ...picks import Every
 from ...progress import Bar
-from ...target import Every
 from ...view import InputView
 from .base import Attribution, BaselineType, report
 from .perturbation import FeatureAblation
-from .shapley import ShapleyValues, ShapleyValueSampling, _all
+from .shapley import ShapleyValues, ShapleyValueSampling, all_coalitions
 
 __all__ = ["DataLoaderAttribution", "InputRole"]
 
@@ -357,6 +357,6 @@ def _coalitions(count: int) -> Tensor:
 
 METHODS: dict[type[Attribution], Callable[[InputView, _Metric], Found]] = {
     FeatureAblation: _ablated,
-    ShapleyValues: _shapley(_all),
+    ShapleyValues: _shapley(all_coalitions),
     ShapleyValueSampling: _shapley(lambda groups: 25 * max(1, groups.count - 1)),
 }

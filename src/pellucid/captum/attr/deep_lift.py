@@ -73,11 +73,6 @@ class DeepLift(GradientAttribution):
         """Summation to delta."""
         return True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class DeepLiftShap(DeepLift):
     """DeepLIFT averaged over a distribution of baselines: `pellucid.rules.deeplift_shap`."""
@@ -171,11 +166,6 @@ class NeuronDeepLift(NeuronAttribution, GradientAttribution):
         made = _attribute(custom_attribution_func, self._multiply_by_inputs)
         return answer(inputs, view, deeplift(view, expanded(view.features, baselines), made))
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class NeuronDeepLiftShap(NeuronAttribution, GradientAttribution):
     """DeepLIFT of a neuron's activation averaged over a distribution of baselines."""
@@ -197,8 +187,3 @@ class NeuronDeepLiftShap(NeuronAttribution, GradientAttribution):
         view = self._neuron(inputs, neuron_selector, additional_forward_args, attribute_to_neuron_input)
         made = _attribute(custom_attribution_func, self._multiply_by_inputs)
         return answer(inputs, view, deeplift_shap(view, draws(view.features, baselines), made))
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs

@@ -65,11 +65,6 @@ class IntegratedGradients(GradientAttribution):
         """Completeness."""
         return True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class GradientShap(GradientAttribution):
     """Gradients between inputs and random baselines: `pellucid.gradient.expected_gradients`."""
@@ -98,8 +93,3 @@ class GradientShap(GradientAttribution):
     def has_convergence_delta(self) -> bool:
         """Completeness in expectation."""
         return True
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs

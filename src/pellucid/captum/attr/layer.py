@@ -24,7 +24,7 @@ from ...inputs import Tensors, draws, expanded
 from ...inside import Place, at_layer, lifted, look
 from ...model import undisturbed
 from ...perturb import feature_ablation, feature_permutation, groups_of
-from ...target import Every
+from ...picks import Every
 from ...view import InputView
 from .base import Attribution, BaselineType, GradientAttribution, PerturbationAttribution, TargetType, report, with_delta
 
@@ -117,11 +117,6 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         found, place = gradient_x_activation(view, self.layer, attribute_to_layer_input, by)
         return self._answer(view, place, found)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     """Integrated gradients from the layer's activation at the baselines to that at the inputs."""
@@ -159,11 +154,6 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         """Completeness, for a layer that all paths cross."""
         return True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 def _delta(view: InputView, starts: Tensors, found: Found, run: Run) -> Tensor:
     """`(B,)`: the sum of the attributions less the change of the score from the baselines to the inputs."""
@@ -173,9 +163,6 @@ def _delta(view: InputView, starts: Tensors, found: Found, run: Run) -> Tensor:
 
 class LayerConductance(LayerAttribution, GradientAttribution):
     """`pellucid.gradient.layer_conductance`."""
-
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
 
     def attribute(
         self,
@@ -211,9 +198,6 @@ class LayerConductance(LayerAttribution, GradientAttribution):
 class InternalInfluence(LayerAttribution, GradientAttribution):
     """`pellucid.gradient.internal_influence`."""
 
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
-
     def attribute(
         self,
         inputs: Any,
@@ -236,9 +220,6 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
 
 class LayerGradCam(LayerAttribution, GradientAttribution):
     """Grad-CAM of a convolution layer: `pellucid.gradient.cam`."""
-
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
 
     def attribute(
         self,
@@ -290,17 +271,9 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         """Completeness in expectation."""
         return True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
     """The fall of the score when a unit of the layer is replaced."""
-
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
 
     def attribute(
         self,
@@ -323,9 +296,6 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
 
 class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """The fall of the score when a unit of the layer is permuted between examples."""
-
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
 
     def attribute(
         self,

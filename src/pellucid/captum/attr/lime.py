@@ -19,7 +19,7 @@ from ...seeds import generator, resolve_seed
 from ...view import InputView
 from ..linear_model import LinearModel, Model, SkLearnLasso
 from .base import BaselineType, PerturbationAttribution, TargetType, as_tuple
-from .perturbation import _rows
+from .perturbation import at_once
 
 __all__ = ["Lime", "LimeBase", "get_exp_kernel_similarity_function"]
 
@@ -60,7 +60,7 @@ class LimeBase(PerturbationAttribution):
         `perturbations_per_eval=1`, the default, leaves it to the program how much is evaluated at once.
         """
         view = self._view(inputs, target, additional_forward_args)
-        return self._fitted(view, inputs, n_samples, Run(_rows(perturbations_per_eval, 1), show_progress), kwargs)
+        return self._fitted(view, inputs, n_samples, Run(at_once(perturbations_per_eval, 1), show_progress), kwargs)
 
     def _fitted(self, view: InputView, inputs: Any, n_samples: int, run: Run, kwargs: dict[str, Any]) -> Tensor:
         if n_samples < 1:
@@ -196,7 +196,7 @@ class Lime(LimeBase):
         """
         view = self._view(inputs, target, additional_forward_args)
         starts, groups = expanded(view.features, baselines), groups_of(view.features, feature_mask)
-        run = Run(_rows(perturbations_per_eval, 1), show_progress)
+        run = Run(at_once(perturbations_per_eval, 1), show_progress)
         alone = view.size == 1 or self._one_for_all(view)
         parts = [(view, starts, groups)] if alone else [_example(view, starts, groups, i) for i in range(view.size)]
         found = torch.cat([self._coefficients(*part, n_samples, run) for part in parts])

@@ -21,7 +21,7 @@ from .base import Attribution, GradientAttribution, PerturbationAttribution
 from .interpretable import ImageMaskInput, InterpretableInput, TextTemplateInput, TextTokenInput
 from .lime import Lime
 from .llm_result import LLMAttributionResult
-from .perturbation import FeatureAblation, _rows
+from .perturbation import FeatureAblation, at_once
 from .shapley import KernelShap, ShapleyValues, ShapleyValueSampling
 
 __all__ = ["BaseLLMAttribution", "LLMAttribution", "Methods", "refuse"]
@@ -150,7 +150,7 @@ class LLMAttribution(BaseLLMAttribution):
     def _question(
         self, subject: Subject, answers: tuple[Any, Any], gen_args: Any, shared: bool, told: Told | None, kwargs: dict[str, Any]
     ) -> Question:
-        at_most = _rows(kwargs.get("perturbations_per_eval", 1), 1)
+        at_most = at_once(kwargs.get("perturbations_per_eval", 1), 1)
         return Local.of(self.model, subject.prompt, answers, self.attr_target, gen_args, shared, at_most, told)
 
     def _table(self, question: Question, kwargs: dict[str, Any]) -> Tensor:

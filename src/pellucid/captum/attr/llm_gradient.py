@@ -17,7 +17,7 @@ from ...language.in_place import in_place
 from ...language.made import MadePrompt
 from ...language.prompt import Prompt
 from ...language.reader import Reader
-from ...target import Same, Several
+from ...picks import Same, Several
 from .asked import Local, Subject, answers_of, subject_of
 from .base import Attribution, GradientAttribution, PerturbationAttribution, report
 from .gradient import GradientShap, InputXGradient, IntegratedGradients

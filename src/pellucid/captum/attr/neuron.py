@@ -36,9 +36,6 @@ class NeuronAttribution(InternalAttribution):
 class NeuronGradient(NeuronAttribution, GradientAttribution):
     """The gradient of a neuron's activation."""
 
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
-
     def attribute(
         self, inputs: Any, neuron_selector: Any, additional_forward_args: Any = None, attribute_to_neuron_input: bool = False
     ) -> Any:
@@ -73,11 +70,6 @@ class NeuronIntegratedGradients(NeuronAttribution, GradientAttribution):
         found = integrated_gradients(view, starts, n_steps, method, multiply=self._multiply_by_inputs, run=run)
         return answer(inputs, view, found)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class NeuronConductance(NeuronAttribution, GradientAttribution):
     """`pellucid.gradient.neuron_conductance`."""
@@ -108,11 +100,6 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
         found = neuron_conductance(view, place, neuron_selector, starts, n_steps, method, self._multiply_by_inputs, run)
         return answer(inputs, view, found)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class NeuronGradientShap(NeuronAttribution, GradientAttribution):
     """Expected gradients of a neuron's activation."""
@@ -138,17 +125,9 @@ class NeuronGradientShap(NeuronAttribution, GradientAttribution):
         found = expected_gradients(view, draws(view.features, baselines), n_samples, stdevs, self._multiply_by_inputs)
         return answer(inputs, view, found)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
 
 class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
     """The fall of a neuron's activation when a feature is replaced."""
-
-    def __init__(self, forward_func: Callable[..., Any], layer: Any, device_ids: list[int] | None = None) -> None:
-        InternalAttribution.__init__(self, forward_func, layer, device_ids)
 
     def attribute(
         self,

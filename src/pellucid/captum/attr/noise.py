@@ -11,8 +11,8 @@ from torch import Tensor
 from ...batch import Run
 from ...gradient.smoothing import scales_of, smooth
 from ...inputs import Tensors, tile
+from ...picks import Every
 from ...seeds import generator, resolve_seed
-from ...target import Every
 from ...view import InputView, at_input, stacked
 from .base import Attribution, as_tuple
 

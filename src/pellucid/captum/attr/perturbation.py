@@ -14,10 +14,10 @@ from ...errors import OptionError, warn
 from ...explanation import Found
 from ...inputs import expanded
 from ...perturb import feature_ablation, feature_permutation, groups_of, occlusion, shuffled, windows_of
-from ...target import Every
+from ...picks import Every
 from .base import BaselineType, PerturbationAttribution, TargetType, answer
 
-__all__ = ["FeatureAblation", "FeaturePermutation", "Occlusion"]
+__all__ = ["FeatureAblation", "FeaturePermutation", "Occlusion", "at_once", "in_background"]
 
 
 class FeatureAblation(PerturbationAttribution):
@@ -41,7 +41,7 @@ class FeatureAblation(PerturbationAttribution):
         if kwargs:
             raise OptionError(f"FeatureAblation.attribute has no argument {sorted(kwargs)}; see help(FeatureAblation.attribute)")
         view = self._view(inputs, Every() if target is None else target, additional_forward_args)
-        run = Run(_rows(perturbations_per_eval, view.size), show_progress)
+        run = Run(at_once(perturbations_per_eval, view.size), show_progress)
         found = feature_ablation(view, expanded(view.features, baselines), groups_of(view.features, feature_mask), run)
         return answer(inputs, view, _rows_of_outputs(found))
 
@@ -59,7 +59,7 @@ class FeatureAblation(PerturbationAttribution):
         """A future of what `attribute` gives, for a model that returns futures of tensors."""
         waiting = FeatureAblation(lambda *args: self.forward_func(*args).wait())
         arguments = (inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress)
-        return _in_background(lambda: waiting.attribute(*arguments, **kwargs))
+        return in_background(lambda: waiting.attribute(*arguments, **kwargs))
 
 
 class FeaturePermutation(FeatureAblation):
@@ -86,7 +86,7 @@ class FeaturePermutation(FeatureAblation):
         view = self._view(inputs, Every() if target is None else target, additional_forward_args)
         if view.size == 1:
             warn("signal", "a single example cannot be permuted, so every attribution is zero; give a batch")
-        run = Run(_rows(perturbations_per_eval, view.size), show_progress)
+        run = Run(at_once(perturbations_per_eval, view.size), show_progress)
         found = feature_permutation(view, groups_of(view.features, feature_mask), self.perm_func, run=run)
         return answer(inputs, view, _rows_of_outputs(found))
 
@@ -103,7 +103,7 @@ class FeaturePermutation(FeatureAblation):
         """A future of what `attribute` gives, for a model that returns futures of tensors."""
         waiting = FeaturePermutation(lambda *args: self.forward_func(*args).wait(), self.perm_func)
         arguments = (inputs, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress)
-        return _in_background(lambda: waiting.attribute(*arguments, **kwargs))
+        return in_background(lambda: waiting.attribute(*arguments, **kwargs))
 
 
 class Occlusion(FeatureAblation):
@@ -122,7 +122,7 @@ class Occlusion(FeatureAblation):
     ) -> Any:
         """Attributions as those of `FeatureAblation`, averaged over the windows that cover a feature."""
         view = self._view(inputs, Every() if target is None else target, additional_forward_args)
-        run = Run(_rows(perturbations_per_eval, view.size), show_progress)
+        run = Run(at_once(perturbations_per_eval, view.size), show_progress)
         windows = windows_of(view.features, sliding_window_shapes, strides)
         return answer(inputs, view, _rows_of_outputs(occlusion(view, expanded(view.features, baselines), windows, run)))
 
@@ -131,7 +131,8 @@ class Occlusion(FeatureAblation):
         raise NotImplementedError("attribute_future is not implemented for Occlusion")
 
 
-def _rows(perturbations_per_eval: int, size: int) -> int | None:
+def at_once(perturbations_per_eval: int, size: int) -> int | None:
+    """How many rows may run at once; None, for the default of 1, leaves it to the program."""
     if not isinstance(perturbations_per_eval, int) or perturbations_per_eval < 1:
         raise OptionError(f"perturbations_per_eval is {perturbations_per_eval!r}; it must be an integer of at least 1")
     return None if perturbations_per_eval == 1 else perturbations_per_eval * size
@@ -145,7 +146,8 @@ def _rows_of_outputs(found: Found) -> Found:
     return Found(values, found.scores.T.reshape(1, -1))
 
 
-def _in_background(work: Callable[[], Any]) -> torch.futures.Future[Any]:
+def in_background(work: Callable[[], Any]) -> torch.futures.Future[Any]:
+    """A future of what some work gives, which a thread of its own does."""
     future: torch.futures.Future[Any] = torch.futures.Future()
 
     def run() -> None:

@@ -14,13 +14,13 @@ from ...explanation import Found
 from ...inputs import Tensors, expanded
 from ...perturb import Groups, Until, groups_of, shapley
 from ...perturb.shapley import EXACT_GROUPS
-from ...target import Every
+from ...picks import Every
 from ...view import View
 from .base import BaselineType, PerturbationAttribution, TargetType, answer, report
 from .lime import Lime
-from .perturbation import _in_background, _rows
+from .perturbation import at_once, in_background
 
-__all__ = ["KernelShap", "ShapleyValueSampling", "ShapleyValues"]
+__all__ = ["KernelShap", "ShapleyValueSampling", "ShapleyValues", "all_coalitions"]
 
 
 def checked(n_samples: int | Literal["auto"]) -> int | None:
@@ -77,7 +77,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         """A future of what `attribute` gives, for a model that returns futures of tensors."""
         waiting = ShapleyValueSampling(lambda *args: self.forward_func(*args).wait())
         arguments = (inputs, baselines, target, additional_forward_args, feature_mask, n_samples, perturbations_per_eval, show_progress)
-        return _in_background(lambda: waiting.attribute(*arguments))
+        return in_background(lambda: waiting.attribute(*arguments))
 
     def _answered(
         self, inputs: Any, baselines: Any, target: Any, arguments: Any, mask: Any,
@@ -85,7 +85,7 @@ class ShapleyValueSampling(PerturbationAttribution):
     ) -> Any:  # fmt: skip
         view = self._view(inputs, Every() if target is None else target, arguments)
         starts, groups = expanded(view.features, baselines), groups_of(view.features, mask)
-        found = sampled(view, starts, groups, evaluations(groups), Run(_rows(per_eval, view.size), progress))
+        found = sampled(view, starts, groups, evaluations(groups), Run(at_once(per_eval, view.size), progress))
         if len(found.scores) == 1:
             return answer(inputs, view, found)
         report(view, found)
@@ -111,10 +111,17 @@ class ShapleyValues(ShapleyValueSampling):
         Raises:
             OptionError: more groups than can be enumerated.
         """
-        return self._answered(inputs, baselines, target, additional_forward_args, feature_mask, _all, perturbations_per_eval, show_progress)
+        return self._answered(
+            inputs, baselines, target, additional_forward_args, feature_mask, all_coalitions, perturbations_per_eval, show_progress
+        )
 
 
-def _all(groups: Groups) -> int:
+def all_coalitions(groups: Groups) -> int:
+    """How many coalitions there are.
+
+    Raises:
+        OptionError: more groups than can be enumerated.
+    """
     if groups.count > EXACT_GROUPS:
         raise OptionError(
             f"exact Shapley values of {groups.count} features take 2^{groups.count} evaluations; group them with feature_mask to "
@@ -148,6 +155,6 @@ class KernelShap(Lime):
         coalitions = checked(n_samples)
         view = self._view(inputs, target, additional_forward_args)
         starts, groups = expanded(view.features, baselines), groups_of(view.features, feature_mask)
-        run = Run(_rows(perturbations_per_eval, view.size), show_progress)
+        run = Run(at_once(perturbations_per_eval, view.size), show_progress)
         found = sampled(view, starts, groups, None if coalitions is None else max(2, coalitions - 2), run)
         return answer(inputs, view, found) if return_input_shape else found.notes["groups"][0].T
