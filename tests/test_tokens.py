@@ -978,3 +978,62 @@ def test_a_text_for_an_encoder_and_a_decoder_asks_for_the_first_token_of_the_ans
     assert [tuple(own.shape[:2]) for own in found.attributions] == [(1, 4), (1, 1)]
     labelled = dict(tokenizer("the play was", return_tensors="pt"), labels=torch.tensor([[5, 6]]))
     assert pellucid.explain(model, labelled, tokenizer=tokenizer).target.startswith("output (-1,")
+
+
+def _tokens_first():
+    config = transformers.XLNetConfig(vocab_size=40, d_model=16, n_layer=2, n_head=2, d_inner=32, num_labels=3)
+    torch.manual_seed(0)
+    return transformers.XLNetForSequenceClassification(config).double().eval()
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_models_that_have_tokens_first_are_read_the_right_way_round(size):
+    """XLNet's embedding gets `(tokens, examples)`; with as many examples as tokens nobody sees it from the shape."""
+    model, ids = _tokens_first(), torch.randint(8, 40, (size, 6))
+    with torch.no_grad():
+        vectors = model.transformer.word_embedding(ids)
+    found = pellucid.explain(model, {"input_ids": ids}, 1, steps=20, baselines="zeros")
+    wanted = pellucid.explain(lambda v: model(inputs_embeds=v).logits, vectors, 1, steps=20)
+    assert torch.allclose(found.attribution, wanted.attribution, atol=1e-12)
+    ablated = pellucid.explain(model, {"input_ids": ids}, 1, "feature_ablation", baselines=7).attribution
+    for place in range(6):
+        other = ids.clone()
+        other[:, place] = 7
+        with torch.no_grad():
+            assert torch.allclose(ablated[:, place], (model(ids).logits - model(other).logits)[:, 1], atol=1e-12)
+
+
+def test_a_model_that_pads_the_ids_itself_says_how_long():
+    config = transformers.LongformerConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, attention_window=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    model = transformers.LongformerForSequenceClassification(config).eval()
+    with pytest.raises(InputError, match=r"from 6 to 8 tokens itself.*max_length=8"):
+        pellucid.explain(model, {"input_ids": torch.randint(5, 40, (2, 6))}, 1, "saliency")
+    assert pellucid.explain(model, {"input_ids": torch.randint(5, 40, (2, 8))}, 1, "saliency").attribution.shape == (2, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("rope", "most"),
+    [
+        (None, 64),
+        ({"rope_type": "default"}, 64),
+        ({"rope_type": "dynamic", "factor": 4.0}, 256),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),  # as Qwen's page has it
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}, 64),  # as it is written after stretching
+    ],
+)
+def test_places_that_are_stretched_are_counted(rope, most):
+    from pellucid.language.reader import Reader
+    from pellucid.text.entries import context_of
+
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64,
+        rope_parameters=None if rope is None else rope | {"rope_theta": 10000.0},
+    )  # fmt: skip
+    assert context_of(config) == most
+    model = transformers.LlamaForCausalLM(config).eval()
+    assert Reader.of(model).longest == most
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.randint(0, 40, (1, most))).logits).all()

@@ -81,6 +81,24 @@ def test_a_classifier_of_scikit_learn_and_normalised_input():
     assert model.classes().tolist() == [0, 1]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Captum's own
+@pytest.mark.parametrize("name", ["SkLearnLogisticRegression", "SkLearnSGDClassifier"])
+def test_classifiers_fit_what_captums_fit(name):
+    from captum._utils.models.linear_model import model as theirs
+
+    source = torch.Generator().manual_seed(0)
+    x, w = torch.rand(60, 4, generator=source), torch.rand(60, generator=source)
+    data = DataLoader(TensorDataset(x, (x[:, 0] + x[:, 1] > 1).long(), w), batch_size=20)
+    fitted = []
+    for place in (our_models, theirs):
+        model = getattr(place, name)(**({"random_state": 0} if name == "SkLearnSGDClassifier" else {}))
+        model.fit(data)
+        fitted.append(model)
+    same(fitted[0].representation(), fitted[1].representation())
+    same(fitted[0].bias(), fitted[1].bias())
+    assert fitted[0].classes().tolist() == [0, 1]
+
+
 def test_surrogates_refuse():
     with pytest.raises(OptionError, match="norm_type is 'odd'"):
         our_models.LinearModel(lambda *a, **k: {})._construct_model_params(2, 1, norm_type="odd")

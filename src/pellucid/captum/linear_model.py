@@ -24,7 +24,9 @@ __all__ = [
     "SkLearnLasso",
     "SkLearnLinearModel",
     "SkLearnLinearRegression",
+    "SkLearnLogisticRegression",
     "SkLearnRidge",
+    "SkLearnSGDClassifier",
     "l2_loss",
     "sgd_train_linear_model",
     "sklearn_train_linear_model",
@@ -191,6 +193,20 @@ class SkLearnLinearRegression(SkLearnLinearModel):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("linear_model.LinearRegression", **kwargs)
+
+
+class SkLearnLogisticRegression(SkLearnLinearModel):
+    """`sklearn.linear_model.LogisticRegression`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("linear_model.LogisticRegression", **kwargs)
+
+
+class SkLearnSGDClassifier(SkLearnLinearModel):
+    """`sklearn.linear_model.SGDClassifier`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("linear_model.SGDClassifier", **kwargs)
 
 
 def sklearn_train_linear_model(

@@ -16,6 +16,7 @@ from ..errors import InputError, OutputError
 from ..hooks import around
 from ..memory import budget
 from ..model import layers_of, modules_of
+from ..text.entries import context_of
 
 __all__ = ["Reader", "Told", "last_states", "logits_of"]
 
@@ -61,8 +62,7 @@ class Reader:
             return cls(model, modules_of(model), takes, _first_token(model, config))
         text = getattr(config, "get_text_config", None)
         own = text() if callable(text) else config
-        longest = getattr(own, "max_position_embeddings", None)
-        return cls(model, modules_of(model), takes, None, longest if isinstance(longest, int) and longest > 0 else None)
+        return cls(model, modules_of(model), takes, None, context_of(own))
 
     @cached_property
     def device(self) -> torch.device:

@@ -37,10 +37,11 @@ class Responses:
     def infidelity(self, scaled: bool = True) -> Tensor:
         """`(B,)`: the mean square of differences less products; `scaled`: of products times the number that makes it least."""
         changes, sums = self.differences.double(), self.products
-        square = (sums * sums).mean(1, keepdim=True)
-        # Attributions that say nothing have no best scale; with zero their error is that of saying nothing.
-        best = torch.where(square > 0, (changes * sums).mean(1, keepdim=True) / square, 0.0)
-        return (changes - (best if scaled else 1.0) * sums).square().mean(1).to(self.differences.dtype)
+        if scaled:
+            square = (sums * sums).mean(1, keepdim=True)
+            # Attributions that say nothing have no best scale; with zero their error is that of saying nothing.
+            sums = sums * torch.where(square > 0, (changes * sums).mean(1, keepdim=True) / square, 0.0)
+        return (changes - sums).square().mean(1).to(self.differences.dtype)
 
 
 def infidelity(

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from ..errors import InputError, warn
 from .vocabulary import joined
 
-__all__ = ["Entries", "encoded", "entries_of", "is_named", "places_in"]
+__all__ = ["Entries", "context_of", "encoded", "entries_of", "is_named", "places_in"]
 
 # What tells how to read the rest, and is not read itself.
 CONTEXT = re.compile(r"mask|label|position|past|cache|bias|^use_|^output_|^return_")
 PLACES = re.compile(r"(position_embeddings|embed_positions|wpe)$")
+STRETCHED = ("dynamic", "linear", "llama3", "longrope", "yarn")
 MOST = 2**20  # tokenizers say a huge number where they know no limit
 
 
@@ -160,9 +161,22 @@ def _longest(tokenizer: Any, roots: Sequence[nn.Module]) -> int | None:
     """How many tokens a model reads: as its tokenizer says, at most as many as it has places for."""
     limit = int(getattr(tokenizer, "model_max_length", MOST))
     config = next((found for root in roots if (found := getattr(root, "config", None)) is not None), None)
-    known = getattr(config, "max_position_embeddings", None)  # XLNet says -1
-    counts = (limit if limit < MOST else None, places_in(roots), known if isinstance(known, int) and known > 0 else None)
+    counts = (limit if limit < MOST else None, places_in(roots), context_of(config))
     return min((count for count in counts if count is not None), default=None)
+
+
+def context_of(config: Any) -> int | None:
+    """How many tokens a configuration says that a model reads; None where it says nothing (XLNet: -1).
+
+    Places that rotate may be stretched (yarn, dynamic): `factor` times those that the model was trained with.
+    """
+    known = getattr(config, "max_position_embeddings", None)
+    if not isinstance(known, int) or known <= 0:
+        return None
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not isinstance(rope, Mapping) or rope.get("rope_type") not in STRETCHED:
+        return known
+    return max(known, round((rope.get("original_max_position_embeddings") or known) * float(rope.get("factor") or 1)))
 
 
 def places_in(roots: Sequence[nn.Module]) -> int | None:

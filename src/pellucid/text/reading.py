@@ -243,10 +243,7 @@ def _parts(asked: Question, own: Sequence[Site], seen: _Watched, method: str, re
     numbers = [n for n, t in entries.numbers.items() if (len(t) == (size or len(t)) if by_name else n in listed)]
     ids = list(dict.fromkeys(site.entry for site in own if site.entry))
     if not own and not numbers:
-        raise InputError(
-            f"none of {', '.join(entries.values)} can be attributed: no embedding looks up ids, none is of real numbers; embeddings "
-            f"that ran are {', '.join(site.name for site in seen.sites) or 'none'}; explain a layer: layer=..., or give inputs_embeds"
-        )
+        raise InputError(_nothing(entries, seen.sites))
     words = ids if replaces else [name_of(site) for site in own if site.kind == "word"]
     names = [*(ids if replaces else map(name_of, own)), *numbers]
     given = per_part(asked.baselines, names, words)
@@ -258,6 +255,24 @@ def _parts(asked: Question, own: Sequence[Site], seen: _Watched, method: str, re
     ) + of_numbers(numbers, given[count:], entries)
     check_sizes(parts)
     return parts
+
+
+def _nothing(entries: Entries, sites: Sequence[Site]) -> str:
+    """Why nothing can be attributed."""
+    for name, ids in entries.ids.items():
+        padded = next((s.ids.shape[-1] for s in sites if _begins_with(s.ids, ids)), None)
+        if padded is not None:
+            way = f'padding="max_length", max_length={padded}'
+            return f"the model pads {name} from {ids.shape[-1]} to {padded} tokens itself; give as many: tokenizer(..., {way})"
+    return (
+        f"none of {', '.join(entries.values)} can be attributed: no embedding looks up ids, none is of real numbers; embeddings "
+        f"that ran are {', '.join(site.name for site in sites) or 'none'}; explain a layer: layer=..., or give inputs_embeds"
+    )
+
+
+def _begins_with(longer: Tensor, ids: Tensor) -> bool:
+    few = ids.shape[-1]
+    return longer.dim() == ids.dim() and longer.shape[-1] > few > 0 and torch.equal(longer[..., :few], ids.to(longer))
 
 
 def _masked(parts: Sequence[Part], entries: Entries) -> dict[str, str]:

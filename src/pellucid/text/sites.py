@@ -35,8 +35,9 @@ class Site:
     Attributes:
         module, name, call: which embedding, and the number of its call.
         entry: the entry whose ids it looked up; "" for numbers that the model made itself.
-        ids, output: what it received, and what it returned.
+        ids, output: what it received, and what it returned; examples first.
         rows: the number of examples.
+        turned: the model has tokens first (XLNet).
     """
 
     module: nn.Embedding
@@ -46,6 +47,7 @@ class Site:
     ids: Tensor
     output: Tensor
     rows: int
+    turned: bool = False
 
     @property
     def kind(self) -> str:
@@ -68,6 +70,8 @@ class Site:
 
     def back(self, feature: Tensor) -> Tensor:
         """Features of any number of rows as it would return them."""
+        if self.turned:
+            return feature.transpose(0, 1)
         return feature.flatten(0, 1) if feature.dim() > max(self.output.dim(), 3) else feature
 
     def embedded(self, ids: Tensor) -> Tensor:
@@ -87,10 +91,17 @@ def sites_in(roots: Sequence[nn.Module], entries: Entries, run: Callable[[], Any
     looked_up = (entries.ids[name] for name in owners if name and not KINDS["position"].search(name))
     rows = next((len(tensor) for tensor in (*looked_up, *entries.numbers.values())), 1)
     each = zip(seen, owners, strict=True)
-    return [Site(module, names[module], call, owner, ids, found, rows) for (module, call, ids, found), owner in each], output
+    return [_site(one, names[one[0]], owner, entries, rows) for one, owner in each], output
 
 
 _Seen = tuple[nn.Embedding, int, Tensor, Tensor]
+
+
+def _site(seen: _Seen, name: str, owner: str, entries: Entries, rows: int) -> Site:
+    module, call, ids, found = seen
+    if owner and _is_turned(ids, entries.ids[owner]):
+        return Site(module, name, call, owner, ids.T, found.transpose(0, 1), rows, turned=True)
+    return Site(module, name, call, owner, ids, found, rows)
 
 
 @contextmanager
@@ -119,11 +130,18 @@ def _listening(modules: Sequence[nn.Embedding]) -> Iterator[list[_Seen]]:
 def _owners(received: Sequence[Tensor], entries: Mapping[str, Tensor]) -> list[str]:
     """The entry that each of the received ids are: the same memory, else the same numbers, else most of them."""
     found = [""] * len(received)
-    for same in (_same_memory, _same_numbers, _most_numbers):
+    for same in (_is_turned, _same_memory, _same_numbers, _most_numbers):
         for i, ids in enumerate(received):
             free = [name for name in entries if same is not _most_numbers or name not in found]
             found[i] = found[i] or next((name for name in free if same(ids, entries[name])), "")
     return found
+
+
+def _is_turned(ids: Tensor, entry: Tensor) -> bool:
+    """Tokens first, examples last."""
+    if entry.dim() != 2 or ids.shape != entry.shape[::-1] or (ids.shape == entry.shape and torch.equal(ids, entry.to(ids))):
+        return False
+    return torch.equal(ids, entry.T.to(ids))
 
 
 def _same_memory(ids: Tensor, entry: Tensor) -> bool:
