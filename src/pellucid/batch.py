@@ -23,9 +23,9 @@ from .lean import Lean, Recorder, can_be_lean, shaped
 from .line import Line
 from .memory import USUAL_GROWTH, Forward, budget, bytes_of, bytes_per_example, is_out, release, rows_within
 from .model import undisturbed
+from .picks import PerExample, Same, Whole
 from .progress import Bar
 from .rowwise import is_row_by_row
-from .picks import PerExample, Same, Whole
 from .view import InputView, View, back, gradients, leaves_at, stacked
 
 __all__ = ["Ends", "Inside", "Part", "Points", "Run", "Sum", "elsewhere"]
