@@ -552,6 +552,26 @@ def test_words_are_averaged_over_their_occurrences(look):
     assert found["bad"] == (1, pytest.approx(1), pytest.approx(-1))
 
 
+def test_whether_an_answer_depends_on_the_weights(look):
+    """Two stages; the class stays the one that was predicted; a function and a map that knows no weights are told apart."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
+    data, before = rows(3), copy.deepcopy(model.state_dict())
+    session = look(model, data, classes=CLASSES).session
+    assert session.quick["start"](Given({}))["models"][0]["learned"]
+    found = result(session, "weights", index=1, method="saliency")
+    assert found["layers"] == ["2", "0"]
+    predicted = int(model(data[1:2]).argmax())
+    explained = lambda net: pellucid.explain(net, data[1:2], predicted, "saliency").attribution  # noqa: E731
+    wanted = pellucid.metrics.cascade(model, explained, seed=0, layers=["0", "2"]).similarities[:, 0]
+    assert found["similarities"] == pytest.approx(wanted.tolist())
+    assert found["similarities"][0] == pytest.approx(1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    function = look(lambda x: model(x), data, classes=CLASSES).session
+    assert not function.quick["start"](Given({}))["models"][0]["learned"]
+    assert "is a function" in events(function, "weights", index=0, method="saliency")[-1]["error"]["message"]
+
+
 def test_trust_begins_at_the_example_and_ends_at_the_baseline(look):
     model, data = Counting(), rows(3)
     session = look(model, data, classes=CLASSES).session

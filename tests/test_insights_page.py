@@ -337,6 +337,10 @@ def test_faithfulness_is_measured_on_request_and_an_explanation_is_saved(table, 
     page.click(".p-asktrust")
     page.wait_for_selector(".p-chart")
     assert "low is good" in page.inner_text(".p-legend")
+    page.click(".p-askweights")
+    page.wait_for_selector(".p-weights")
+    assert page.locator(".p-weights tbody tr").count() == 2
+    assert page.locator(".p-chart").count() == 1
     with page.expect_download() as saved:
         page.click(".p-save")
     saved.value.save_as(tmp_path / "one.safetensors")

@@ -27,7 +27,7 @@ from .predictions import chances_of, predict, scores_of
 from .subject import Ready, Subject
 from .told import told_explanation
 
-__all__ = ["Answer", "Question", "Watched", "aimed_at", "ask", "pieces", "target_of"]
+__all__ = ["Answer", "Question", "References", "Watched", "aimed_at", "ask", "pieces", "target_of"]
 
 IN_PIECES = {"feature_ablation", "lime", "shapley", "banzhaf", "owen"}
 GRID = 8  # a picture is hidden in about so many pieces across

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from ..model import in_train_mode
 from ..show.colour import AGAINST, BAD, FOR, diverging
@@ -35,6 +36,7 @@ def start_of(session: Session) -> dict[str, Any]:
                 "layer": layer_of(s),
                 "targeted": s.targeted,
                 "stored": bool(s.methods),
+                "learned": isinstance(s.model, nn.Module) and any(True for _ in s.model.parameters()),
                 "exclusive": s.exclusive,
             }
             for s in subjects

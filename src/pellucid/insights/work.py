@@ -18,6 +18,7 @@ from .predictions import Said, predict
 from .questions import Question
 from .subject import Ready, Subject
 from .told import told_said
+from .weights import dependence
 
 if TYPE_CHECKING:
     from .session import Session
@@ -146,6 +147,20 @@ def trust(session: Session, given: Given, following: Following) -> None:
     following.begin(0, f"trust {question.key}", work, USUAL)
 
 
+def weights(session: Session, given: Given, following: Following) -> None:
+    """Whether an answer depends on what the model has learned."""
+    question = session.question(given)
+
+    def work(ticket: Ticket) -> Steps:
+        yield from ()
+        subject, ready = session.subjects[question.model], session.ready(question.model, question.index, question.edit)
+        return dependence(
+            subject, ready, session.answer(question, ticket), ticket, lambda shapes: session.references(question.model, shapes)
+        )
+
+    following.begin(0, f"weights {question.key}", work, USUAL)
+
+
 def importance(session: Session, given: Given, following: Following) -> None:
     """What matters over the chosen examples; each is explained on the way."""
     chosen = [row.index for row in session.catalogue.chosen(session.filter(given))]
@@ -178,6 +193,7 @@ WORK: Mapping[str, Callable[[Session, Given, Following], None]] = {
     "explain": explain,
     "predict": predictions,
     "trust": trust,
+    "weights": weights,
     "importance": importance,
     "export": export,
 }

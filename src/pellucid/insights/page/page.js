@@ -549,6 +549,13 @@ function curveChart(curves) {
     h("li", { class: "p-insertion" }, `most important shown first: mean ${what} ${number(curves.means.insertion)} (high is good)`)));
 }
 
+// How like itself a map stays while the model's layers are drawn anew, from the output on.
+function dependence({ layers, similarities }) {
+  const rows = similarities.map((value, i) => h("tr", {}, h("th", { scope: "row" }, i ? `${i > 1 ? "and " : ""}${layers[i - 1]}` : "as it is"), h("td", {}, barOf(value ?? 0)), h("td", { class: "p-number" }, value === null ? "–" : number(value, 2))));
+  return h("div", {}, h("table", { class: "p-bars p-weights" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "drawn anew"), h("th", { scope: "col", colspan: "2" }, "rank correlation with this map"))), h("tbody", {}, rows)),
+    h("p", { class: "p-note" }, "Near 0 at the end is good: a map that stays like itself says nothing of what the model has learned."));
+}
+
 function healthOf(told) {
   const failed = told.health.filter((check) => !check.passed);
   const verdict = failed.length ? `Look at: ${failed.map((check) => check.name).join(", ")}` : "All checks passed";
@@ -1148,7 +1155,9 @@ class App {
   extras(i) {
     const trust = h("div", { class: "p-trust" });
     const ask = () => this.giveUps.push(carry(this.transport, "trust", this.question(i), trust, "measuring", (value) => trust.replaceChildren(curveChart(value)), ask));
-    return h("div", { class: "p-extras" }, h("p", { class: "p-agree" }), this.still ? null : h("div", { class: "p-row" }, this.start.models[this.state.columns[i].model].stored ? null : button("How faithful is it?", ask, { class: "p-asktrust" }), button("Save", () => this.save(i), { class: "p-save", "aria-label": "Save this explanation as a safetensors file" })), trust);
+    const weights = h("div", { class: "p-trust" }), model = this.start.models[this.state.columns[i].model];
+    const renew = () => this.giveUps.push(carry(this.transport, "weights", this.question(i), weights, "drawing layers anew", (value) => weights.replaceChildren(dependence(value)), renew));
+    return h("div", { class: "p-extras" }, h("p", { class: "p-agree" }), this.still ? null : h("div", { class: "p-row" }, model.stored ? null : button("How faithful is it?", ask, { class: "p-asktrust" }), model.learned ? button("Does it depend on the weights?", renew, { class: "p-askweights" }) : null, button("Save", () => this.save(i), { class: "p-save", "aria-label": "Save this explanation as a safetensors file" })), trust, weights);
   }
 
   async agree() {
