@@ -330,6 +330,24 @@ def test_many_examples_are_averaged_with_progress_and_then_sorted_by_mass(table,
     assert masses == sorted(masses)
 
 
+def test_a_link_to_what_is_known_only_later_shows_its_first_example(table, visit):
+    page = visit(f"{table[1].url}&filter=%7B%22verdict%22%3A%22incorrect%22%7D")
+    explained(page)
+    assert page.locator(".p-item[aria-current=true]").count() == 1
+    assert 0 < counted(page) < 60
+
+
+def test_a_file_of_a_sorted_view_opens_at_its_first_example(look, visit, tmp_path):
+    looked = look(Counting(), rows(40), labels=[i % 3 for i in range(40)], classes=CLASSES)
+    path = looked.export(tmp_path / "sorted.html", verdict="incorrect", sort="loss", descending=True, examples=3)
+    page = explained(visit(path.as_uri()))
+    losses = [float(re.search(r"loss ([\d.]+)", text)[1]) for text in page.locator(".p-item").all_inner_texts()]
+    assert len(losses) > 3
+    assert losses == sorted(losses, reverse=True)
+    assert page.locator(".p-item").first.get_attribute("aria-current") == "true"
+    assert page.locator(".p-error").count() == 0
+
+
 def test_faithfulness_is_measured_on_request_and_an_explanation_is_saved(table, visit, tmp_path):
     from pellucid import Explanation
 

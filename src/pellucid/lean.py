@@ -164,7 +164,7 @@ class Lean(TorchFunctionMode):
 
 
 def shaped(points: Tensors) -> Tensors:
-    """Pictures in channels-last layout, which convolutions on a CPU are fastest in."""
+    """Pictures in channels-last layout, which convolutions on a CPU are fastest in; those of one channel are in it as they are."""
     return tuple(
         p.contiguous(memory_format=torch.channels_last) if p.dim() == 4 and p.device.type == "cpu" else p for p in points
     )  # fmt: skip

@@ -23,9 +23,15 @@ from .source import made_by
 
 __all__ = ["run"]
 
-EXPLAINER = ("method", "target", "dtype", "layer", "classes", "baselines", "at_most")
-RUN = ("engine", "workers", "strict", "seed", "block", "arrays", "keep_inputs", "tune", "columns", "label", "size")
-KEYS = ("model", "data", "out", "options", "prepare", *EXPLAINER, *RUN)
+FILE = {"model": "text", "data": "text", "out": "text", "options": "table", "prepare": "text"}
+EXPLAINER = {"method": "text", "target": "text, number or list", "dtype": "text", "layer": "text or list", "classes": "list",
+             "baselines": "text, number, real or list", "at_most": "number"}  # fmt: skip
+RUN = {"engine": "text", "workers": "text or number", "strict": "yes", "seed": "number", "block": "number", "arrays": "text",
+       "keep_inputs": "yes", "tune": "yes or list", "columns": "text or list", "label": "text or number", "size": "list",
+       "retry": "yes"}  # fmt: skip
+KEYS = FILE | EXPLAINER | RUN
+TYPES = {"text": str, "number": int, "real": float, "yes": bool, "list": list, "table": dict}
+WORDS = {"number": "a whole number", "real": "a number", "yes": "true or false", "list": "a list", "table": "a table", "text": "a text"}
 
 
 def run(
@@ -34,11 +40,12 @@ def run(
     engine: Annotated[str | None, typer.Option(help="local, ray or torchrun, instead of the file's.")] = None,
     workers: Annotated[str | None, typer.Option(help="A number, or all: one for each GPU, or each core.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first example that fails.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Explain blocks again that hold examples which failed.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Explain every example of a data set; interrupted, it goes on where it was when it is run again."""
     asked = _read(config)
-    given = {"out": out, "engine": engine, "workers": _number(workers), "strict": strict or None}
+    given = {"out": out, "engine": engine, "workers": _number(workers), "strict": strict or None, "retry": retry or None}
     asked |= {name: value for name, value in given.items() if value is not None}
     if missing := [name for name in ("model", "data", "out") if name not in asked]:
         raise OptionError(f"{str(config)!r} has no {missing[0]!r}; it needs a model, data and a folder out")
@@ -61,6 +68,10 @@ def _read(config: Path) -> dict[str, Any]:
         raise FileError(f"{str(config)!r} cannot be read as TOML: {error}; see the page on runs for an example") from error
     if unknown := [name for name in found if name not in KEYS]:
         raise OptionError(f"{str(config)!r} has {unknown[0]!r}; what it may have is {', '.join(KEYS)}")
+    for name, value in found.items():
+        kinds = KEYS[name].replace(" or ", ", ").split(", ")
+        if not any(type(value) is TYPES[kind] for kind in kinds):
+            raise OptionError(f"{str(config)!r} has {name} = {value!r}; give {' or '.join(WORDS[kind] for kind in kinds)}")
     return found
 
 
@@ -71,6 +82,8 @@ def _number(words: str | None) -> int | str | None:
 def _explainer(asked: Mapping[str, Any], here: Path, raw: bool) -> tuple[Explainer, Callable[[Any], Any] | None]:
     """What is asked of every example, and how it is prepared: by the task, if it is raw."""
     named = {name: asked[name] for name in EXPLAINER if name in asked} | dict(asked.get("options", {}))
+    if isinstance(named.get("target"), list):  # a place in an output of several dimensions
+        named["target"] = tuple(named["target"])
     prepare = made_by(asked["prepare"], here, call=False) if "prepare" in asked else None
     made = made_by(asked["model"], here)
     if not isinstance(made, Task):

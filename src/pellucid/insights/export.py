@@ -61,7 +61,9 @@ def exporting(session: Session, given: Given) -> Callable[[Ticket], Generator[Ev
         first = [shown, *first[: most - 1]]
     columns, aim = [column.fields for column in given.many("columns", COLUMNS)], given.fields_of("target")
     questions = [(session.question(Given(one)), i == 0) for index in first for i, one in _asked(columns, index, aim, index == shown)]
-    view = {name: given.fields.get(name) for name in ("look", "target", "example")} | {"columns": columns}
+    view = {name: given.fields.get(name) for name in ("look", "target")} | {"columns": columns}
+    view |= {"filter": {"sort": asked.sort, "descending": asked.descending}}
+    view |= {"example": shown if shown in first else next(iter(first), None)}
 
     def work(ticket: Ticket) -> Generator[Event, None, dict[str, Any]]:
         answers, gathered = [], Importance()

@@ -42,7 +42,7 @@ def start_of(session: Session) -> dict[str, Any]:
             for s in subjects
         ],
         "methods": offered(subjects),
-        "sorts": list(SORTS),
+        "sorts": [name for name in SORTS if name != "loss" or any(not s.methods or not s.classes for s in subjects)],
         "verdicts": list(VERDICTS),
         "size": len(session.catalogue.rows),
         "known": session.examples.ended,

@@ -126,7 +126,7 @@ class StoredExamples(Sequence[Any]):
         """How the run's examples are drawn, as the first that were explained say."""
         with self._lock:
             block = next(self.results.blocks_with_answers(), None)
-            found: Mapping[str, Any] = {} if block is None else (self.results.store.words(block) or {}).get("display", {})
+            found: Mapping[str, Any] = {} if block is None else (self.results.words_of(block) or {}).get("display", {})
         return found
 
     @property
@@ -147,7 +147,7 @@ class StoredExamples(Sequence[Any]):
         return found
 
     def _read_rows(self, block: int) -> dict[str, list[Any]]:
-        rows: dict[str, list[Any]] = self.results.store.rows(block).to_pydict()
+        rows: dict[str, list[Any]] = self.results.rows_of(block).to_pydict()
         return rows
 
     def _label(self, label: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import need
+from ..errors import OptionError, need
 
 __all__ = ["Arrays"]
 
@@ -20,25 +20,39 @@ NUMPY = {torch.bfloat16: torch.float32}  # what numpy does not know
 
 
 class Arrays:
-    """A zarr group with an array for each tensor of an explanation, `(examples, ...)`; zeros where an example failed."""
+    """A zarr group with an array for each tensor of an explanation, `(examples, ...)`; zeros where an example failed.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        tensors: shape and dtype of what an example has, by name.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, tuple[Sequence[int], str]]) -> None:
+        self.path, self.tensors = path, tensors
         self._open: dict[str, Any] = {}
 
-    def begin(self, tensors: Mapping[str, Tensor], count: int, block: int) -> None:
-        """Make the arrays, from the tensors of one example."""
+    def begin(self, count: int, block: int) -> None:
+        """Make the arrays that are not there."""
         zarr = need("zarr", "scale")
-        group = zarr.open_group(self.path, mode="w")
-        for name, tensor in tensors.items():
-            shape = tuple(tensor.shape[1:])
-            values = _numpy(tensor[:1])
-            group.create_array(name, shape=(count, *shape), chunks=(min(block, count), *shape), dtype=values.dtype, compressors=None)
+        group = zarr.open_group(self.path, mode="a")
+        for name, (shape, dtype) in self.tensors.items():
+            if name not in group:
+                kind = str(_numpy(torch.zeros(0, dtype=getattr(torch, dtype))).dtype)
+                chunks = (min(block, count), *(max(1, edge) for edge in shape))
+                group.create_array(name, shape=(count, *shape), chunks=chunks, dtype=kind, compressors=None)
 
     def write(self, first: int, size: int, places: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        """The chunk of one block."""
+        """The chunk of one block.
+
+        Raises:
+            OptionError: examples of another shape.
+        """
         for name, tensor in tensors.items():
             array, values = self._array(name), _numpy(tensor)
+            if values.shape[1:] != array.shape[1:]:
+                raise OptionError(
+                    f"{name} has the shape {values.shape[1:]} and that of the first example is {array.shape[1:]}; zarr arrays hold one "
+                    "shape: give arrays='safetensors', and another folder"
+                )
             if len(places) < size:
                 whole = np.zeros((size, *values.shape[1:]), values.dtype)
                 whole[list(places)] = values
@@ -53,15 +67,13 @@ class Arrays:
     def read(self, first: int, places: Sequence[int], only: str = "") -> dict[str, Tensor]:
         """The tensors of some examples of a block."""
         found = {}
-        for name in self._names():
+        for name, (_, dtype) in self.tensors.items():
             if places and name.startswith(only):
                 low, high = min(places), max(places) + 1
                 values = self._array(name)[first + low : first + high]
-                found[name] = torch.from_numpy(np.ascontiguousarray(values[[place - low for place in places]]))
+                rows = torch.from_numpy(np.ascontiguousarray(values[[place - low for place in places]]))
+                found[name] = rows.to(getattr(torch, dtype))
         return found
-
-    def _names(self) -> list[str]:
-        return sorted(entry.name for entry in os.scandir(self.path) if entry.is_dir())
 
     def _array(self, name: str) -> Any:
         if name not in self._open:

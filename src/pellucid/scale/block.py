@@ -10,25 +10,24 @@ from ..explanation import Explanation
 from ..trust import refuse
 from .explainer import Explainer
 from .parts import joined
-from .rows import Rows
-from .sources import told
+from .rows import NAMELESS, Names, Rows
+from .source import told
 
 __all__ = ["Answer", "answered"]
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came out of a block: the explanation of the examples at `places`, and what was wrong with the others, by place."""
+    """What came out of a block: the explanation of the examples at `places`, its target for each, and what was wrong with the others."""
 
     explanation: Explanation | None
     places: tuple[int, ...]
     rows: Rows
     failed: Mapping[int, str]
+    targets: tuple[str, ...] = ()
 
 
-def answered(
-    explainer: Explainer, rows: Rows, seed: int, strict: bool = False, names: tuple[str, ...] = (), classes: tuple[str, ...] = ()
-) -> Answer:
+def answered(explainer: Explainer, rows: Rows, seed: int, strict: bool = False, names: Names = NAMELESS) -> Answer:
     """All examples of the block that can be explained.
 
     Raises:
@@ -40,12 +39,13 @@ def answered(
     failed = dict(rows.failed)
     parts: list[Explanation] = []
     places: list[int] = []
+    targets: list[str] = []
     waiting = [(0, len(rows))] if len(rows) else []
     while waiting:
         start, stop = waiting.pop()
         some = rows.some(start, stop) if stop - start < len(rows) else rows
         try:
-            found = explainer.explain(some, seed, names, classes)
+            found = explainer.explain(some, seed, names)
         except Exception as error:
             if strict:
                 raise
@@ -55,11 +55,15 @@ def answered(
                 middle = (start + stop) // 2
                 waiting += [(middle, stop), (start, middle)]
             continue
+        if len(found.scores) != len(some):  # one number for the whole batch is none of one example
+            waiting += [(place, place + 1) for place in reversed(range(start, stop))]
+            continue
         if strict:
             refuse(_without_guesses(found))
         parts.append(found)
         places += rows.places[start:stop]
-    return Answer(joined(parts) if parts else None, tuple(places), rows, failed)
+        targets += explainer.targets(found, some, names)
+    return Answer(joined(parts) if parts else None, tuple(places), rows, failed, tuple(targets))
 
 
 def _without_guesses(explanation: Explanation) -> Explanation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from ..explanation import Explanation
 from .block import Answer
 from .parts import LIMITED, gaps, limit_of, no_signal
 
-__all__ = ["COLUMNS", "columns_of"]
+__all__ = ["COLUMNS", "columns_of", "written"]
 
 COLUMNS = {
     "example": "int64",
     "key": "string",
     "label": None,
+    "target": "string",
     "prediction": "int64",
     "predicted": "string",
     "confidence": "float64",
@@ -38,8 +40,10 @@ def columns_of(answer: Answer, first: int) -> dict[str, list[Any]]:
     size = answer.rows.size
     columns: dict[str, list[Any]] = {name: [None] * size for name in COLUMNS}
     columns["example"] = list(range(first, first + size))
-    for place, label in zip(answer.rows.places, answer.rows.labels, strict=False):
+    for place, label in zip(answer.rows.places, written(answer.rows.labels), strict=False):
         columns["label"][place] = label
+    for place, target in zip(answer.places, answer.targets, strict=False):
+        columns["target"][place] = target
     for place, key in zip(answer.rows.places, answer.rows.keys, strict=False):
         columns["key"][place] = key
     columns["healthy"] = [False] * size
@@ -50,6 +54,16 @@ def columns_of(answer: Answer, first: int) -> dict[str, list[Any]]:
             for place, value in zip(answer.places, values, strict=True):
                 columns[name][place] = value
     return columns
+
+
+def written(labels: Sequence[Any]) -> list[Any]:
+    """Labels of one type: numbers, if all are numbers that a column can hold; else words."""
+    kinds = {type(label) for label in labels if label is not None}
+    small = all(abs(label) < 2**63 for label in labels if isinstance(label, int))
+    if len(kinds) > 1 or not small:
+        exact = kinds == {int, float} and all(float(label) == label or label != label for label in labels if label is not None)
+        return [None if label is None else float(label) if exact else str(label) for label in labels]
+    return list(labels)
 
 
 def _told(explanation: Explanation) -> dict[str, list[Any]]:

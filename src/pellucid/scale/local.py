@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .. import errors
-from ..errors import InputError, OptionError, PellucidError, need
+from ..errors import FileError, InputError, OptionError, PellucidError, need
 from .manifest import Done
 from .rows import Rows
 from .work import Report, Session, Work, through
@@ -65,13 +65,18 @@ def in_processes(work: Work, blocks: Iterable[Block], report: Report, devices: l
 
     Raises:
         OptionError: the model or the data cannot be pickled; workers that die before they have done anything.
+        FileError: there is no room for what they are given.
     """
     if os.name != "posix":
         raise OptionError('workers in processes of their own need a POSIX system; give workers=1, or engine="ray"')
     threads = max(1, torch.get_num_threads() // len(devices))
+    given = pickled(replace(work, threads=threads))
     with tempfile.TemporaryDirectory(prefix="pellucid-") as folder:
         packed = Path(folder) / "work"
-        packed.write_bytes(pickled(replace(work, threads=threads)))
+        try:
+            packed.write_bytes(given)
+        except OSError as error:
+            raise FileError(f"what workers need cannot be written to {str(folder)!r}: {error}; make room there, or set TMPDIR") from error
         _Crew(packed, devices, iter(blocks), report).run()
 
 
@@ -82,14 +87,12 @@ def pickled(work: Work) -> bytes:
         OptionError: something in it cannot be pickled.
     """
     cloudpickle = need("cloudpickle", "scale")
-    for what, part in (("the explainer", work.explainer), ("the data", work.source), ("the run", work)):
+    model, data = "give load=, a function that makes the model, or workers=1", "give data that can be, or workers=1"
+    for what, part, remedy in (("the explainer", work.explainer, model), ("the data", work.source, data), ("the run", work, data)):
         try:
             found: bytes = cloudpickle.dumps(part, pickle.HIGHEST_PROTOCOL)
         except Exception as error:
-            raise OptionError(
-                f"{what} cannot be pickled for other processes ({type(error).__name__}: {error}); give load=, a function that makes the "
-                "model, or workers=1"
-            ) from error
+            raise OptionError(f"{what} cannot be pickled for other processes ({type(error).__name__}: {error}); {remedy}") from error
     return found
 
 
@@ -146,7 +149,7 @@ class _Crew:
                 if worker.ready and len(worker.blocks) <= depth and (block := self._next()) is not None:
                     worker.blocks[block[0]] = block[1]
                     with suppress(OSError):  # it has died, which shows when it is listened to
-                        worker.pipe.send(block)
+                        worker.pipe.send_bytes(pickle.dumps(block, pickle.HIGHEST_PROTOCOL))  # `send` would share tensors' memory
 
     def _next(self) -> Block | None:
         if self.again:
@@ -190,7 +193,7 @@ class _Crew:
     def _dismiss(self) -> None:
         for worker in self.workers:
             with suppress(OSError):
-                worker.pipe.send(None)
+                worker.pipe.send_bytes(pickle.dumps(None))
         for worker in self.workers:
             with suppress(subprocess.TimeoutExpired):
                 worker.process.wait(10)

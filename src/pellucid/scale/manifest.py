@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -15,7 +16,7 @@ __all__ = ["Done", "Line", "Manifest"]
 
 @dataclass(frozen=True)
 class Done:
-    """One line: a block that is stored, what it holds and what it cost."""
+    """One line: a block that is stored, what it holds and what it cost; of several attempts, the last counts."""
 
     block: int
     examples: int
@@ -29,6 +30,7 @@ class Done:
     bytes: int = 0
     worker: str = ""
     again: bool = False
+    attempt: int = 0
 
 
 class Line:
@@ -43,9 +45,10 @@ class Line:
         """Append, whole."""
         if self._file is None:
             self.path.parent.mkdir(exist_ok=True)
-            self._file = self.path.open("ab")
-        self._file.write((json.dumps(dict(words)) + "\n").encode())
-        self._file.flush()
+            self._file = self.path.open("ab", buffering=0)  # nothing is left for close to write, where the disk is full
+        line = (json.dumps(dict(words)) + "\n").encode()
+        if self._file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -56,23 +59,45 @@ class Line:
 
 
 class Manifest:
-    """What all lines say together, in a byte for each block; `refresh` reads only what is new."""
+    """What all lines say together, in a byte for each block; `refresh` reads only what is new.
+
+    Attributes:
+        attempts: of blocks that were made again, which attempt counts.
+        failing: blocks that hold examples which failed.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "manifest"
+        self.attempts: dict[int, int] = {}
+        self.blocks: int | None = None  # how many there are, once the end of a stream has been seen
+        self.examples: int | None = None
+        self._begin()
+        self.refresh()
+
+    def _begin(self) -> None:
         self.stored = bytearray()
         self.count = 0
         self.total = Done(-1, 0)
-        self.blocks: int | None = None  # how many there are, once the end of a stream has been seen
-        self.examples: int | None = None
+        self.failing: set[int] = set()
         self._read: dict[str, int] = {}
-        self.refresh()
+        self._outdated = False
 
     def __contains__(self, number: int) -> bool:
         return number < len(self.stored) and bool(self.stored[number])
 
+    def attempt(self, number: int) -> int:
+        """Which attempt at a block counts."""
+        return self.attempts.get(number, 0)
+
     def refresh(self) -> Manifest:
         """Read the lines that came since; half a line, cut off when a worker was killed, is none."""
+        self._read_on()
+        if self._outdated:  # what was summed holds attempts that no longer count
+            self._begin()
+            self._read_on()
+        return self
+
+    def _read_on(self) -> None:
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path.name, 0))
@@ -81,21 +106,32 @@ class Manifest:
                         break
                     self._read[path.name] = self._read.get(path.name, 0) + len(line)
                     self._take(line)
-        return self
 
     def _take(self, line: bytes) -> None:
         try:
             words = json.loads(line)
-        except ValueError:
-            return
-        if "end" in words:
-            self.blocks, self.examples = words["end"], words["examples"]
-        elif words["block"] not in self:
+            if "end" in words:
+                self.blocks, self.examples = int(words["end"]), int(words["examples"])
+                return
             done = Done(**{field.name: words[field.name] for field in fields(Done) if field.name in words})
-            self.stored.extend(bytes(max(0, done.block + 1 - len(self.stored))))
-            self.stored[done.block] = 1
-            self.count += 1
-            self.total = _sum(self.total, done)
+            latest = self.attempt(done.block)
+            if done.attempt > latest:
+                self.attempts[done.block] = done.attempt
+            if done.block in self:
+                self._outdated = self._outdated or done.attempt > latest
+            elif done.attempt >= latest:
+                self._add(done)
+        except (ValueError, KeyError, TypeError, IndexError):  # no line of ours
+            return
+
+    def _add(self, done: Done) -> None:
+        total = _sum(self.total, done)
+        self.stored.extend(bytes(max(0, done.block + 1 - len(self.stored))))
+        self.stored[done.block] = 1
+        self.count += 1
+        self.total = total
+        if done.failed:
+            self.failing.add(done.block)
 
 
 def _sum(total: Done, done: Done) -> Done:

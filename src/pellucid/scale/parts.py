@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..explanation import Check, Cost, Display, Explanation, Found
+from ..explanation import Check, Cost, Display, Explanation, Found, Provenance
 from ..inputs import joined as in_a_row
-from ..target import resolve
 from ..trust.health import GAP, relative_gap
+from ..trust.provenance import hash_of
 
 __all__ = ["LIMITED", "gaps", "joined", "limit_of", "no_signal", "of_these"]
 
+TOGETHER = ("conservation", "spread", "tolerance")  # numbers about all of them
 LIMITED = ("finite", "signal", "completeness")  # checks that can be told for one example of several
 
 GROUPS = ("attributions", "features", "baselines", "errors")
@@ -23,36 +25,94 @@ SINGLES = ("scores", "baseline_scores", "predictions", "confidences")
 LISTS = ("cells", "tokens", "answers")  # of a display, what is one for each example
 
 
-def of_these(found: Explanation, start: int, stop: int, size: int) -> Explanation:
-    """What was read of some examples of a block of `size`: their tensors, and words about all of them, which become words about these."""
-    if stop - start == size:
+def of_these(found: Explanation, start: int, stop: int, size: int, targets: Sequence[str] = (), texts: bool = False) -> Explanation:
+    """What was read of some examples of a block of `size`: their tensors, and words about all of them, which become words about these.
+
+    Of texts, what only longer ones in the block needed goes.
+    """
+    if stop - start == size > 1:
         return found
     share, cost = (stop - start) / size, found.cost
     cost = replace(cost, forwards=round(cost.forwards * share), backwards=round(cost.backwards * share), seconds=cost.seconds * share)
-    found = replace(found, cost=cost, display=_cut_display(found.display, start, stop, size))
-    return replace(found, health=tuple(_of_these(check, found) for check in found.health), target=_target(found))
+    before, target = found.target, _target(list(targets[start:stop])) or found.target
+    found = replace(found, cost=cost, display=_cut_display(found.display, start, stop, size), target=target)
+    found = _unpadded(found) if texts else found
+    found = replace(found, provenance=_source(found))
+    return replace(found, health=tuple(_of_these(check, found, before, size) for check in found.health))
+
+
+def _source(found: Explanation) -> Provenance:
+    """Where it comes from: of the block's inputs, these."""
+    return replace(found.provenance, inputs=hash_of((str(i), f) for i, f in enumerate(found.features)))
+
+
+def _target(targets: list[str]) -> str:
+    distinct = list(dict.fromkeys(targets))
+    return distinct[0] if len(distinct) == 1 else "; ".join(targets[:8]) + ("; ..." if len(targets) > 8 else "")
+
+
+def _unpadded(found: Explanation) -> Explanation:
+    """Without the places at the end that all these texts leave empty."""
+    displays = found.display.parts or (found.display,)
+    lengths = [_length(display) for display in displays]
+    if not any(used < all_of_them for used, all_of_them in lengths):
+        return found
+    groups: dict[str, Any] = {}
+    for name in GROUPS:
+        tensors = getattr(found, name)
+        each = (*lengths, *[(0, 0)] * (len(tensors or ()) - len(lengths)))
+        groups[name] = None if tensors is None else tuple(_first(t, *own) for t, own in zip(tensors, each, strict=False))
+    shown = tuple(_shorter(display, used) for display, (used, _) in zip(displays, lengths, strict=True))
+    return replace(found, **groups, display=replace(found.display, parts=shown) if found.display.parts else shown[0])
+
+
+def _length(display: Display) -> tuple[int, int]:
+    """Up to which place there is a token in any text, and how many places there are."""
+    if display.kind != "text" or not display.tokens:
+        return 0, 0
+    used = max((place + 1 for tokens in display.tokens for place, token in enumerate(tokens) if token is not None), default=0)
+    return used, len(display.tokens[0])
+
+
+def _first(tensor: Tensor, used: int, length: int) -> Tensor:
+    return tensor[:, :used].clone() if used < length and tensor.dim() > 1 and tensor.shape[1] == length else tensor
+
+
+def _shorter(display: Display, used: int) -> Display:
+    if display.kind != "text" or not display.tokens:
+        return display
+    tokens = tuple(own[:used] for own in display.tokens)
+    special = tuple(word for word in display.special if any(word in own for own in tokens))
+    return replace(display, tokens=tokens, names=display.names[:used], special=special)
 
 
 def _cut_display(display: Display, start: int, stop: int, size: int) -> Display:
     lists = {name: own[start:stop] for name in LISTS if len(own := getattr(display, name)) == size}
+    if start and display.names and len(lists.get("tokens", ())) > 0:  # they are the first text's
+        lists["names"] = tuple(token or "" for token in lists["tokens"][0])
     parts = tuple(_cut_display(part, start, stop, size) for part in display.parts)
     return replace(display, **lists, parts=parts, picture=display.picture if start == 0 else None)
 
 
-def _of_these(check: Check, found: Explanation) -> Check:
+def _of_these(check: Check, found: Explanation, before: str, size: int) -> Check:
     """What is known of each example is looked at again; the rest was said of all that were explained together."""
+    if check.name == "target" and before:
+        return replace(check, message=check.message.replace(before, found.target))
     if check.name == "finite":
         bad = sum(int((~torch.isfinite(a)).sum()) for a in (*found.attributions, found.scores))
         words = "all attributions and scores are finite" if not bad else f"{bad} attributions and scores are NaN or infinite"
         return Check("finite", not bad, words, float(bad) if bad else None)
     if check.name == "signal" and not check.passed:
-        dull = int(no_signal(found).sum())
-        return check if dull else Check("signal", True, "attributions differ between features")
+        zero = int((in_a_row(found.attributions, 1) == 0).all(1).sum())
+        dull, size, rest = int(no_signal(found).sum()), len(found), check.message.partition(": ")[2]
+        words = f"{zero} of {size} examples have attribution zero everywhere, {dull - zero} one value everywhere: {rest}"
+        return replace(check, message=words) if dull else Check("signal", True, "attributions differ between features")
     if check.name == "completeness" and (own := gaps(found)) is not None:
         worst, limit = float(own.max()), limit_of(found)
         words = f"attributions add up to the change of the score within {worst:.2g} of it"
         return replace(check, passed=worst <= limit, value=worst, message=words)
-    return check
+    together = check.name in TOGETHER and size > len(found)
+    return replace(check, message=f"{check.message} (of {size} examples that were explained together)") if together else check
 
 
 def no_signal(explanation: Explanation) -> Tensor:
@@ -81,14 +141,6 @@ def limit_of(explanation: Explanation) -> float:
     return 1e-3 if explanation.method in ("deeplift", "deeplift_shap") and not half else GAP
 
 
-def _target(found: Explanation) -> str:
-    """Of one example with a class of its own, that class."""
-    check = found.check("target")
-    if len(found) == 1 and check is not None and check.guessed and found.predictions is not None:
-        return str(resolve(int(found.predictions[0]), 1, found.display.classes))
-    return found.target
-
-
 def joined(parts: Sequence[Explanation]) -> Explanation:
     """Explanations of one question about other examples, as one; shorter texts are filled with zeros."""
     if len(parts) == 1:
@@ -105,15 +157,26 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
         max(cost.peak_memory for cost in costs),
         first.cost.tuned,
     )
-    lists = {name: tuple(x for part in parts for x in getattr(part.display, name)) for name in LISTS}
-    targets = list(dict.fromkeys(part.target for part in parts))
-    target = targets[0] if len(targets) == 1 else f"{targets[0]}; ..."
-    return replace(first, **groups, **singles, cost=total, display=replace(first.display, **lists), health=_worst(parts), target=target)  # type: ignore[arg-type]
+    target, display = _target([part.target for part in parts]), _shown([part.display for part in parts])
+    found = replace(first, **groups, **singles, cost=total, display=display, health=_worst(parts, target), target=target)  # type: ignore[arg-type]
+    return replace(found, provenance=_source(found))
 
 
-def _worst(parts: Sequence[Explanation]) -> tuple[Check, ...]:
+def _shown(displays: Sequence[Display]) -> Display:
+    first = displays[0]
+    lists: dict[str, Any] = {name: tuple(x for display in displays for x in getattr(display, name)) for name in LISTS}
+    longest = max(map(len, lists["tokens"]), default=0)
+    lists["tokens"] = tuple((*tokens, *[None] * (longest - len(tokens))) for tokens in lists["tokens"])
+    if lists["tokens"] and first.names:
+        lists["names"] = tuple(token or "" for token in lists["tokens"][0])
+    return replace(first, **lists, parts=tuple(_shown(own) for own in zip(*(display.parts for display in displays), strict=False)))
+
+
+def _worst(parts: Sequence[Explanation], target: str) -> tuple[Check, ...]:
     found: dict[str, Check] = {}
-    for check in (check for part in parts for check in part.health):
+    for own, check in ((part.target, check) for part in parts for check in part.health):
+        if check.name == "target" and own:
+            check = replace(check, message=check.message.replace(own, target))
         known = found.get(check.name)
         worse = known is not None and known.passed == check.passed and (check.value or 0) > (known.value or 0)
         if known is None or (known.passed and not check.passed) or worse:

@@ -44,8 +44,11 @@ def _listen(pipe: Connection, waiting: Queue[Any]) -> None:
     """Where the one who started the run is gone, nobody wants the rest: the process ends at once."""
     while True:
         try:
-            message = pipe.recv()
+            message = pickle.loads(pipe.recv_bytes())
         except (EOFError, OSError):
+            os._exit(1)
+        except Exception:  # what cannot be unpickled here would else be waited for
+            traceback.print_exc()
             os._exit(1)
         waiting.put(message)
         if message is None:

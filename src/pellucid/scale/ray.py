@@ -14,9 +14,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import OptionError, need
+from .batches import Stream
 from .local import pickled, raised
 from .manifest import Done
-from .sources import Stream
 from .work import Report, Session, Work, through
 
 __all__ = ["on_ray"]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..errors import FileError, InputError, need
+from ..errors import FileError, InputError, OptionError, need
 from ..explanation import Explanation
 from .columns import COLUMNS
 from .manifest import Done, Manifest
 from .parts import joined, of_these
-from .rows import Reader
-from .sources import Source, source_of
+from .rows import Reader, named
+from .source import Source
+from .sources import source_of
 from .store import Store
 from .summary import Clusters, Means, clusters, means, top_features
 
@@ -33,10 +36,36 @@ def open(out: str | Path, data: Any = None, **reading: Any) -> Results:
         data: what was explained, for a run that did not keep its inputs; `reading` is what `run` was told about it.
 
     Raises:
-        FileError: there is no run.
+        FileError: there is no run, or the data are not the run's.
     """
-    size = reading.pop("size", None)
-    return Results(Path(out), None if data is None else source_of(data, Reader(**reading), 0, size))
+    results = Results(Path(out))
+    if data is not None:
+        results._source = _source_of(results, data, reading)
+    return results
+
+
+def _source_of(results: Results, data: Any, reading: dict[str, Any]) -> Source:
+    """The run's data, read as the run read them."""
+    facts, size = results.facts, reading.pop("size", None)
+    given = {"prepare": None, "columns": (), "label": None} | reading
+    if unknown := set(given) - {"prepare", "columns", "label"}:
+        raise OptionError(f"open has no option {sorted(unknown)[0]!r}; what says how data are read is prepare, columns, label and size")
+    reader = Reader(given["prepare"], named(given["columns"]), given["label"], getattr(torch, facts.get("dtype", "float32")))
+    source = source_of(data, reader, facts["run"].get("seed", 0), size)
+    source.form = facts.get("form", "")
+    results.store.check({name: facts["run"].get(name) for name in facts["run"]} | source.identity())
+    return source
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a block: the numbers of its examples, the row of each in the shard, and what was explained."""
+
+    block: int
+    attempt: int
+    examples: list[int]
+    rows: list[int | None]
+    targets: list[str | None]
 
 
 class Results(Sequence[Explanation]):
@@ -52,7 +81,7 @@ class Results(Sequence[Explanation]):
     def __init__(self, folder: Path, source: Source | None = None) -> None:
         self.store, self.manifest, self._source = Store.open(folder), Manifest(folder), source
         self.facts = self.store.facts
-        self._known: tuple[int, Any] | None = None
+        self._known: _Known | None = None
 
     def refresh(self) -> Results:
         """Look for what has come since."""
@@ -91,29 +120,32 @@ class Results(Sequence[Explanation]):
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
         """The rows, a pyarrow table for each block."""
         for number in self.blocks():
-            yield self.store.rows(number, None if columns is None else list(columns))
+            yield self.rows_of(number, None if columns is None else list(columns))
 
     def table(self, columns: Sequence[str] | None = None) -> Any:
         """All rows in one pyarrow table (`.to_pandas()`, `.to_pydict()`): prediction, score, health, cost, error."""
         if unknown := [name for name in columns or () if name not in COLUMNS]:
             raise InputError(f"there is no column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         arrow = need("pyarrow", "scale")
-        tables = list(self.tables(columns))
+        tables = _of_one_type(list(self.tables(columns)), arrow)
         return (
             arrow.concat_tables(tables, promote_options="permissive") if tables else arrow.table({name: [] for name in columns or COLUMNS})
         )
 
-    def explanations(self) -> Iterator[tuple[list[int], Explanation]]:
-        """Block by block: the numbers of the examples that could be explained, and their explanation."""
+    def explanations(self, inputs: bool = True) -> Iterator[tuple[list[int], Explanation]]:
+        """Block by block: the numbers of the examples that could be explained, and their explanation.
+
+        Without `inputs`, those of a run that did not keep them are not missed, and features are empty.
+        """
         for number in self.blocks():
-            examples, rows = self._rows(number)
-            found = [(e, r) for e, r in zip(examples, rows, strict=True) if r is not None]
+            known = self._rows(number)
+            found = [e for e, r in zip(known.examples, known.rows, strict=True) if r is not None]
             if found:
-                yield [e for e, _ in found], self._block(number, 0, len(found))
+                yield found, self._block(number, 0, len(found), inputs or self._source is not None)
 
     def blocks_with_answers(self) -> Iterator[int]:
         """The blocks in which some example could be explained."""
-        return (number for number in self.blocks() if any(row is not None for row in self._rows(number)[1]))
+        return (number for number in self.blocks() if any(row is not None for row in self._rows(number).rows))
 
     def insights(self, models: Any = None, data: Any = None, **view: Any) -> Insights:
         """The results as a page, a widget or a file to look at: predictions, health, errors and maps as they are stored.
@@ -151,23 +183,27 @@ class Results(Sequence[Explanation]):
         """
         if isinstance(which, slice):
             return self._several(range(*which.indices(len(self))))
-        number = which + len(self) if which < 0 else which
+        try:
+            asked = operator.index(which)
+        except TypeError as error:
+            raise InputError(f"an example is asked for by its number, several by a slice; {which!r} is neither") from error
+        number = asked + len(self) if asked < 0 else asked
         if not 0 <= number < len(self):
             raise IndexError(f"there is no example {which}; they count from 0, and there are {len(self)}")
         block, place = divmod(number, self.facts["block"])
         if block not in self.manifest and block not in self.refresh().manifest:
             raise InputError(f"example {number} is not explained yet; {self.total.examples} of {len(self)} are")
-        row = self._rows(block)[1][place]
+        row = self._rows(block).rows[place]
         if row is None:
-            error = self.store.rows(block, ["error"])["error"][place].as_py()
-            raise InputError(f"example {number} could not be explained: {error}")
+            words = self.rows_of(block, ["error"])["error"][place].as_py()
+            raise InputError(f"example {number} could not be explained: {words}")
         return self._block(block, row, row + 1)
 
     def _several(self, numbers: range) -> Explanation:
         found = []
         for number in numbers:
             block, place = divmod(number, self.facts["block"])
-            if block in self.manifest and (row := self._rows(block)[1][place]) is not None:
+            if block in self.manifest and (row := self._rows(block).rows[place]) is not None:
                 found.append((block, row))
         if not found:
             raise InputError(f"none of the examples {numbers.start} to {numbers.stop} is there; {self.total.examples} of {len(self)} are")
@@ -179,36 +215,68 @@ class Results(Sequence[Explanation]):
                 runs.append((block, row, row + 1))
         return joined([self._block(*run) for run in runs])
 
-    def _rows(self, block: int) -> tuple[list[int], list[int | None]]:
-        """The block's examples, and the row of each in the shard; that of the last block asked for is remembered."""
-        if self._known is None or self._known[0] != block:
-            table = self.store.rows(block, ["example", "row"]).to_pydict()
-            self._known = block, (table["example"], table["row"])
-        found: tuple[list[int], list[int | None]] = self._known[1]
-        return found
+    def rows_of(self, block: int, columns: list[str] | None = None) -> Any:
+        """The rows of a block, a pyarrow table; where another attempt took their place in the meantime, those."""
+        attempt = self.manifest.attempt(block)
+        if not self.store.has(block, attempt):
+            self.refresh()
+        return self.store.rows(block, columns, self.manifest.attempt(block))
 
-    def _block(self, block: int, start: int, stop: int) -> Explanation:
-        words = self.store.words(block)
+    def words_of(self, block: int) -> dict[str, Any] | None:
+        """What is said of a block in words; None of one in which every example failed."""
+        return self.store.words(block, self._rows(block).attempt)
+
+    def _rows(self, block: int) -> _Known:
+        """The block's examples, their targets, and the row of each in the shard; those of the last block asked for are remembered."""
+        table = None
+        if self._known is None or self._known.block != block or not self.store.has(block, self._known.attempt):
+            table = self.rows_of(block, ["example", "row", "target"]).to_pydict()
+        if table is not None:
+            self._known = _Known(block, self.manifest.attempt(block), table["example"], table["row"], table["target"])
+        assert self._known is not None
+        return self._known
+
+    def _block(self, block: int, start: int, stop: int, inputs: bool = True) -> Explanation:
+        known = self._rows(block)
+        words = self.words_of(block)
         assert words is not None
-        examples, rows = self._rows(block)
-        places = [place for place, row in enumerate(rows) if row is not None]
-        tensors = self.store.tensors(block, start, stop, examples[0], places)
+        places = [place for place, row in enumerate(known.rows) if row is not None]
+        tensors = self.store.tensors(block, start, stop, known.examples[0], places, attempt=known.attempt)
         if "features.0" not in tensors:
-            tensors |= self._features(examples[0], [places[i] for i in range(start, stop)])
+            wanted = [places[i] for i in range(start, stop)]
+            tensors |= self._features(known.examples[0], wanted) if inputs else {"features.0": torch.zeros(stop - start, 0)}
         for name, tensor in tensors.items():
             if name.startswith("baselines.") and len(tensor) == 1:
                 tensors[name] = tensor.expand(stop - start, *tensor.shape[1:])
-        return of_these(Explanation._from(words, tensors), start, stop, len(places))
+        targets = [known.targets[place] or "" for place in places]
+        return of_these(Explanation._from(words, tensors), start, stop, len(places), targets, "text" in self.facts.get("form", ""))
 
     def _features(self, first: int, places: list[int]) -> dict[str, Tensor]:
+        """The inputs, out of the data.
+
+        Raises:
+            FileError: no data are given, or these examples can no longer be read.
+        """
         if self._source is None:
             raise FileError(f"the run in {str(self.store.folder)!r} did not keep its inputs; give open the data, too")
-        rows = self._source.read(first, first + max(places) + 1)
-        wanted = torch.tensor([rows.places.index(place) for place in places])
-        inputs = rows.inputs if isinstance(rows.inputs, tuple) else ()
-        return {f"features.{i}": value[wanted] for i, value in enumerate(inputs)}
+        rows = self._source.read(first + min(places), first + max(places) + 1)
+        if lost := [place for place in places if place - min(places) not in rows.places]:
+            words = rows.failed.get(lost[0] - min(places), "it is not there")
+            raise FileError(f"example {first + lost[0]}, which was explained, can no longer be read: {words}")
+        wanted = torch.tensor([rows.places.index(place - min(places)) for place in places])
+        dtypes = self.facts.get("features", [])
+        return {f"features.{i}": value[wanted].to(getattr(torch, dtypes[i])) for i, value in enumerate(rows.inputs)}
 
     def __repr__(self) -> str:
         total, state = self.total, "complete" if self.complete else f"{self.total.examples} of {len(self)} so far"
         run = self.facts["run"]
         return f"Results({run['method']} of {run['model']}, {state}; {total.failed} failed, {total.unhealthy} to look at)"
+
+
+def _of_one_type(tables: list[Any], arrow: Any) -> list[Any]:
+    """Labels that are numbers in one block and words in another are words."""
+    kinds = {table.schema.field("label").type for table in tables if "label" in table.column_names} - {arrow.null()}
+    if len(kinds) < 2 or kinds <= {arrow.int64(), arrow.float64()}:
+        return tables
+    place = tables[0].column_names.index("label")
+    return [table.set_column(place, "label", table["label"].cast(arrow.string())) for table in tables]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,14 @@ from torch import Tensor
 from ..errors import InputError
 from ..task import Sample
 
-__all__ = ["One", "Reader", "Rows", "together"]
+__all__ = ["NAMELESS", "Names", "One", "Reader", "Rows", "form_of", "named", "together"]
 
 LABELS = ("label", "labels", "target", "y")
+
+
+def named(columns: str | Sequence[str]) -> tuple[str, ...]:
+    """Columns: one, or several."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +68,34 @@ class Rows:
             cut(dict(self.keywords)), baselines,
         )  # fmt: skip
 
+    def one(self, row: int) -> One:
+        """One of those that were read."""
+        inputs = _mapped(self.inputs, lambda part: part[row])
+        baselines = None if self.baselines is None else tuple(b[row] if isinstance(b, Tensor) else b for b in self.baselines)
+        return One(inputs, self.labels[row] if self.labels else None, _mapped(dict(self.keywords), lambda part: part[row]), baselines)
+
+    @property
+    def form(self) -> str:
+        """Shapes and types of an example; they are the same for all."""
+        return form_of(self.one(0)) if len(self) else ""
+
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
         return {name: _mapped(part, change) for name, part in value.items()}
     return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What data call things: columns, classes in the order of the output, and labels that are places in a list of folders."""
+
+    columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+NAMELESS = Names()
 
 
 @dataclass(frozen=True)
@@ -78,11 +107,13 @@ class Reader:
         columns: of examples by name, those that are inputs.
         label: the column, or the place in a tuple, of the label; "" where there is none; None: the last of a tuple, and of columns
             the one that is called label, labels, target or y.
+        dtype: of numbers that have none of their own: cells, Python's numbers, pixels, float64 of numpy.
     """
 
     prepare: Callable[[Any], Any] | None = None
     columns: tuple[str, ...] = ()
     label: str | int | None = None
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, item: Any, label: Any = None) -> One:
         """One example; `label` is what is known of it otherwise."""
@@ -95,11 +126,11 @@ class Reader:
             label = next((found for found in (other, own, label) if found is not None), None)
         else:
             made, own = self._split(item)
-            label = own if own is not None else label
+            made, label = _row_of(made), own if own is not None else label
         if isinstance(made, Sample):
             baselines = None if made.baselines is None else tuple(b[0] if isinstance(b, Tensor) and b.dim() else b for b in made.baselines)
             return One(tuple(x[0] for x in made.inputs), _plain(label), {name: k[0] for name, k in made.keywords.items()}, baselines)
-        return One(_inputs(made), _plain(label))
+        return One(_inputs(made, self.dtype), _plain(label))
 
     def _split(self, item: Any) -> tuple[Any, Any]:
         """What is explained, and the label."""
@@ -116,6 +147,14 @@ class Reader:
             rest = [part for i, part in enumerate(item) if i != place % len(item)]
             return (rest[0] if len(rest) == 1 else tuple(rest)), item[place]
         return (item[0] if isinstance(item, tuple | list) and len(item) == 1 else item), None
+
+
+def _row_of(made: Any) -> Any:
+    """Numbers by name are the cells of a row, as those of a table file are."""
+    cells = [*made.values()] if isinstance(made, Mapping) else []
+    if cells and all(isinstance(cell, int | float) or (isinstance(cell, Tensor | np.generic) and not cell.ndim) for cell in cells):
+        return [cell.item() if isinstance(cell, Tensor | np.generic) else cell for cell in cells]
+    return made
 
 
 def _is_row(item: Sequence[Any]) -> bool:
@@ -137,65 +176,87 @@ def _plain(label: Any) -> Any:
     return label if isinstance(label, int | float | str) else None
 
 
-def _inputs(value: Any) -> Any:
+def _inputs(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return {name: part if isinstance(part, str) else _tensor(part) for name, part in value.items()}
+        return {name: part if isinstance(part, str) else _tensor(part, dtype) for name, part in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_tensor, value))
-    return (_tensor(value),)
+        return tuple(_tensor(part, dtype) for part in value)
+    return (_tensor(value, dtype),)
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if any(kind.__module__ == "PIL.Image" for kind in type(value).__mro__):  # Pillow is imported where pictures come from only
-        pixels = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"), dtype=np.float32) / 255
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        pixels = np.array(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+        shades = torch.from_numpy(pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return (shades.to(torch.promote_types(dtype, torch.float32)) / 255).to(dtype)
     try:
         found = np.asarray(value)
-        return torch.from_numpy(found.astype(np.float32) if found.dtype == np.float64 or found.ndim == 0 else np.ascontiguousarray(found))
+        made = torch.from_numpy(np.array(found))
+        return made.to(dtype) if found.dtype == np.float64 or found.ndim == 0 else made
     except (TypeError, ValueError) as error:
         raise InputError(
             f"an example is {type(value).__name__}, which is no tensor ({error}); give prepare=, which makes one of it"
         ) from error
 
 
-def together(read: Sequence[tuple[int, One]], size: int, keys: Sequence[str] = (), failed: Mapping[int, str] | None = None) -> Rows:
-    """Examples at their places in the block as one batch; those that do not have the shape of the first are among the failed."""
-    fitting: list[tuple[int, One]] = []
-    odd = dict(failed or {})
+def form_of(one: One) -> str:
+    """Shapes and types, in words; examples that are explained together have one form."""
+    return " ".join(
+        f"{name} {_form(part)}" if name else _form(part)
+        for name, part in (("", one.inputs), ("keywords", dict(one.keywords)), ("baselines", one.baselines))
+        if part
+    )
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_form(part)}" for name, part in value.items()) + "}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_form, value))
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return "text" if isinstance(value, str) else "a number" if isinstance(value, int | float) else type(value).__name__
+
+
+def together(
+    read: Sequence[tuple[int, One]], size: int, keys: Sequence[str] = (), failed: Mapping[int, str] | None = None, form: str = ""
+) -> Rows:
+    """Examples at their places in the block as one batch; those of another form are among the failed.
+
+    The form is that of the run, or, where no example has it, the most frequent one.
+    """
+    forms = Counter(form_of(one) for _, one in read)
+    form = form if form in forms or not forms else forms.most_common(1)[0][0]
+    odd, fitting = dict(failed or {}), []
     for place, one in read:
-        if fitting and (said := _differs(one.inputs, fitting[0][1].inputs)):
-            odd[place] = f"InputError: {said}"
-        else:
+        if form_of(one) == form:
             fitting.append((place, one))
+        else:
+            odd[place] = f"InputError: its shape is {form_of(one)}, and others have {form}; examples of a run have one shape: see prepare="
     ones = [one for _, one in fitting]
     places = tuple(place for place, _ in fitting)
     labels = tuple(one.label for one in ones) if any(one.label is not None for one in ones) else ()
     inputs = _joined([one.inputs for one in ones]) if ones else ()
     keywords = _joined([dict(one.keywords) for one in ones]) if ones and ones[0].keywords else {}
-    baselines = ones[0].baselines if ones else None
-    if baselines is not None:
-        each = zip(*(one.baselines or () for one in ones), strict=True)
-        baselines = tuple(torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0] for parts in each)
-    return Rows(inputs, places, size, labels, tuple(keys[p] for p in places) if keys else (), keywords, baselines, odd)
+    return Rows(inputs, places, size, labels, tuple(keys[p] for p in places) if keys else (), keywords, _baselines(ones, inputs), odd)
 
 
-def _differs(inputs: Any, first: Any) -> str:
-    shapes, expected = _shapes(inputs), _shapes(first)
-    if shapes == expected:
-        return ""
-    return f"its shape is {shapes}, where the first of its block has {expected}; examples of a run have one shape: resize in prepare="
+def _baselines(ones: Sequence[One], inputs: Any) -> tuple[Any, ...] | None:
+    """Those of each example; a number that all share stays one."""
+    if not ones or ones[0].baselines is None:
+        return None
+    return tuple(map(_of_each, zip(*(one.baselines or () for one in ones), strict=True), inputs))
 
 
-def _shapes(inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: _shapes(part) for name, part in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_shapes(part) for part in inputs)
-    return tuple(inputs.shape) if isinstance(inputs, Tensor) else "text"
+def _of_each(parts: tuple[Any, ...], like: Tensor) -> Any:
+    if isinstance(parts[0], Tensor):
+        return torch.stack(parts)
+    same = len(set(parts)) == 1
+    return parts[0] if same else torch.stack([torch.full_like(x, part) for x, part in zip(like, parts, strict=True)])
 
 
 def _joined(parts: Sequence[Any]) -> Any:

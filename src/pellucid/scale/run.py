@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,14 +12,15 @@ from typing import Any
 from torch import nn
 
 from ..errors import OptionError, need, warn
+from .batches import Stream
 from .begin import Wishes, prepared
 from .explainer import Explainer
 from .local import alone_here, devices_of, in_processes
 from .manifest import Line, Manifest
 from .progress import Examples
 from .results import Results
-from .rows import Reader, Rows
-from .sources import Stream, source_of
+from .rows import Reader, Rows, named
+from .sources import source_of
 from .store import Store, alone
 from .work import Report, Work
 
@@ -45,6 +47,7 @@ def run(
     columns: Sequence[str] = (),
     label: str | int | None = None,
     size: tuple[int, int] | None = None,
+    retry: bool = False,
 ) -> Results:
     """Explain every example of a data set, and keep the answers in a folder.
 
@@ -73,6 +76,9 @@ def run(
         columns: of examples by name, which are inputs.
         label: the column, or the place in a tuple, of the label; "" where there is none.
         size: `(height, width)` to resize the pictures of a folder to.
+        retry: in a run that goes on, explain the blocks again that have examples which failed: after an accident, or with data that were
+            mended (as many examples, in their order; no other change is looked for). A block takes the place of the old one when all of
+            it is stored.
 
     Returns:
         What is stored, to be read back as Explanations.
@@ -91,17 +97,32 @@ def run(
     (5, torch.Size([1, 3]))
     """
     asked = explainer if isinstance(explainer, Explainer) else Explainer(explainer)
-    wishes = Wishes(block, arrays, keep_inputs, tune if isinstance(tune, bool) else tuple(tune))
-    if engine not in ENGINES:
-        raise OptionError(f"engine is {engine!r}; give one of {', '.join(ENGINES)}")
+    wishes = Wishes(block, arrays, keep_inputs, tune, retry)
+    _known(engine, strict, seed, prepare, label, out)
     for module in ("pyarrow", "pyarrow.parquet", *wishes.modules, *(["ray"] if engine == "ray" else [])):
         need(module, "scale")
-    source = source_of(data, Reader(prepare, tuple(columns), label), seed, size)
+    source = source_of(data, Reader(prepare, named(columns), label, asked.reading), seed, size)
     work = Work(asked, source, Path(out), 0, seed, strict)
     ENGINES[engine](work, wishes, workers, progress)
     results = Results(Path(out), source)
     _tell(results)
     return results
+
+
+def _known(engine: Any, strict: Any, seed: Any, prepare: Any, label: Any, out: Any) -> None:
+    """Raises OptionError for what is none of the values that there are."""
+    if engine not in ENGINES:
+        raise OptionError(f"engine is {engine!r}; give one of {', '.join(ENGINES)}")
+    if not isinstance(strict, bool):
+        raise OptionError(f"strict is {strict!r}; give True or False")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise OptionError(f"seed is {seed!r}; give a whole number, so that every worker draws the same")
+    if prepare is not None and not callable(prepare):
+        raise OptionError(f"prepare is {type(prepare).__name__}; give a function of a raw example")
+    if isinstance(label, bool) or not isinstance(label, int | str | None):
+        raise OptionError(f"label is {label!r}; give the name of a column, a place, or '' for none")
+    if not isinstance(out, str | os.PathLike):
+        raise OptionError(f"out is {out!r}; give the path of a folder")
 
 
 def _locally(work: Work, wishes: Wishes, workers: int | str, progress: bool | None) -> None:
@@ -159,13 +180,14 @@ ENGINES: dict[str, Callable[[Work, Wishes, int | str, bool | None], None]] = {"l
 
 
 def blocks_left(work: Work, manifest: Manifest) -> Iterator[Block]:
-    """The blocks that are not stored, in order; those of a stream come with their examples."""
-    files = Store.open(work.folder)
-    stored = [number for number in range(len(manifest.stored)) if manifest.stored[number]]
-    lost = {number for number in stored if not files.has(number)}  # somebody deleted them
+    """The blocks that are not stored, or are to be made again, in order; those of a stream come with their examples."""
+
+    def due(number: int) -> bool:
+        return number not in manifest or work.attempts.get(number, 0) > manifest.attempt(number)
+
     if isinstance(work.source, Stream):
-        return _streamed(work, manifest, lost)
-    return ((number, None) for number in range(blocks_of(work)) if number not in manifest or number in lost)
+        return _streamed(work, manifest, due)
+    return ((number, None) for number in range(blocks_of(work)) if due(number))
 
 
 def blocks_of(work: Work) -> int:
@@ -173,12 +195,12 @@ def blocks_of(work: Work) -> int:
     return -(-(work.source.count or 0) // work.block)
 
 
-def _streamed(work: Work, manifest: Manifest, lost: set[int]) -> Iterator[Block]:
+def _streamed(work: Work, manifest: Manifest, due: Callable[[int], bool]) -> Iterator[Block]:
     assert isinstance(work.source, Stream)
     number, examples = -1, 0
     for number, rows in enumerate(work.source.blocks(work.block)):
         examples += rows.size
-        if number not in manifest or number in lost:
+        if due(number):
             yield number, rows
     if manifest.blocks is None:
         line = Line(work.folder)

@@ -1,11 +1,9 @@
-"""Where examples come from: tensors, data sets, loaders; each says what it is, and gives any run of its examples again."""
+"""Where examples come from: tensors, data sets, loaders, files; each door leads to a source."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import random
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,70 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, TensorDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, TensorDataset, default_collate
 
-from ..errors import InputError
-from ..loaders import passed, refuse_shuffled
+from ..errors import InputError, OptionError
+from ..loaders import refuse_shuffled
 from ..trust.provenance import hash_of
-from .rows import One, Reader, Rows, together
+from .batches import Singles, Stream, collated
+from .rows import Reader, Rows, together
+from .source import Source, told
 
-__all__ = ["Items", "Source", "Stream", "Tensors", "source_of"]
-
-
-class Source(ABC):
-    """Examples by number.
-
-    Attributes:
-        kind: a word.
-        count: how many there are; None: nobody knows before the end.
-        names, classes: of columns and of labels, where the data know them.
-        quiet: whether reading leaves all random numbers alone, so that it may go on beside the model.
-    """
-
-    kind = "data"
-    count: int | None = None
-    names: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    quiet = True
-
-    @abstractmethod
-    def read(self, start: int, stop: int) -> Rows:
-        """The examples of that run; what is wrong with one of them is told and stops nothing."""
-
-    def first(self, count: int) -> Rows:
-        """So many from the beginning, or all.
-
-        Raises:
-            InputError: there are none.
-        """
-        if not self.count:
-            raise InputError("the data hold no examples; give at least one")
-        return self.read(0, min(count, self.count))
-
-    def settle(self, folder: Path) -> None:
-        """What workers need besides goes into the folder of the run: nothing, for most data."""
-        return
-
-    def identity(self) -> dict[str, Any]:
-        """What tells these data from others: their number, and a mark of some of them."""
-        return {"data": self.kind, "examples": self.count, "mark": self.mark()}
-
-    def mark(self) -> str:
-        """A hash of what stands at the beginning, in the middle and at the end."""
-        count = self.count or 0
-        read = [self.read(place, place + 1) for place in sorted({0, count // 2, max(count - 1, 0)}) if place < count]
-        return mark_of(read)
-
-
-def mark_of(read: Iterable[Rows]) -> str:
-    """A hash of the inputs."""
-    digest = hashlib.blake2b(digest_size=12)
-    for rows in read:
-        parts = rows.inputs.items() if isinstance(rows.inputs, Mapping) else enumerate(rows.inputs)
-        for name, value in parts:
-            digest.update(hash_of([(str(name), value)]).encode() if isinstance(value, Tensor) else f"{name}{value!r}".encode())
-        digest.update(repr((rows.labels, sorted(rows.failed))).encode())
-    return digest.hexdigest()
+__all__ = ["Items", "Tensors", "source_of"]
 
 
 class Tensors(Source):
@@ -89,8 +33,13 @@ class Tensors(Source):
         if len({len(t) for t in tensors}) > 1:
             raise InputError(f"the data have {' and '.join(str(len(t)) for t in tensors)} rows; inputs and labels must have as many")
         place = reader.label if isinstance(reader.label, int) else -1
-        labelled = len(tensors) > 1 and reader.label != "" and tensors[place].dim() <= 1
-        self.labels = tensors[place] if labelled else None
+        if not -len(tensors) <= place < len(tensors):
+            raise InputError(f"label is {place}, and the data are {len(tensors)} tensors; give a place among them, or '' for no label")
+        self.tensors, self.reader = tensors, reader
+        last = tensors[place]
+        numbers = last.dim() == 1 or (last.dim() == 2 and last.shape[1] == 1 and not last.is_floating_point())
+        labelled = len(tensors) > 1 and reader.label != "" and numbers
+        self.labels = last.flatten() if labelled else None
         self.inputs = tuple(t for i, t in enumerate(tensors) if not labelled or i != place % len(tensors))
         self.count = len(tensors[0])
 
@@ -99,6 +48,10 @@ class Tensors(Source):
         size = stop - start
         labels = () if self.labels is None else tuple(self.labels[start:stop].tolist())
         return Rows(tuple(t[start:stop] for t in self.inputs), tuple(range(size)), size, labels)
+
+    def mark(self) -> str:
+        """Of all of it: it is in memory."""
+        return hash_of((str(i), t) for i, t in enumerate(self.tensors))[:16]
 
 
 class Items(Source):
@@ -126,117 +79,9 @@ class Items(Source):
                         read.append((place, self.reader(item)))
                 except Exception as error:
                     failed[place] = told(error)
-            if self.collate is not None and raw:
-                return _collated(raw, self.collate, self.reader, stop - start, failed)
-        return together(read, stop - start, failed=failed)
-
-
-def _collated(raw: list[tuple[int, Any]], collate: Callable[[list[Any]], Any], reader: Reader, size: int, failed: dict[int, str]) -> Rows:
-    rows = _batch(collate([item for _, item in raw]), reader)
-    if len(rows) != len(raw):
-        raise InputError(f"collate_fn made {len(rows)} examples of {len(raw)}; a run needs one for each")
-    return Rows(rows.inputs, tuple(place for place, _ in raw), size, rows.labels, (), rows.keywords, rows.baselines, failed)
-
-
-def _batch(batch: Any, reader: Reader) -> Rows:
-    """A batch of a loader, taken apart as an example is."""
-    inputs, labels = Reader(None, reader.columns, reader.label)._split(batch)
-    if isinstance(inputs, Tensor):
-        inputs = (inputs,)
-    elif isinstance(inputs, list) and not (inputs and isinstance(inputs[0], str)):
-        inputs = tuple(inputs)
-    first = next((v for v in (inputs.values() if isinstance(inputs, Mapping) else inputs) if isinstance(v, Tensor | list)), inputs)
-    size = len(first)
-    labels = labels.tolist() if isinstance(labels, Tensor) and labels.dim() == 1 else labels
-    rows = Rows(inputs, tuple(range(size)), size, tuple(labels) if isinstance(labels, list | tuple) and len(labels) == size else ())
-    if reader.prepare is None:
-        return rows
-    prepared = [(place, reader(_whole(rows.some(place, place + 1)))) for place in range(size)]
-    found = together(prepared, size)
-    return Rows(found.inputs, found.places, size, found.labels or rows.labels, (), found.keywords, found.baselines, found.failed)
-
-
-def _whole(rows: Rows) -> Any:
-    inputs = rows.inputs
-    if isinstance(inputs, Mapping):
-        return {name: value[0] for name, value in inputs.items()}
-    return inputs[0] if isinstance(inputs, list) else (inputs[0][0] if len(inputs) == 1 else tuple(x[0] for x in inputs))
-
-
-class Stream(Source):
-    """Batches that come in their order only: a loader of an iterable data set, a list of batches."""
-
-    kind = "stream"
-    quiet = False
-
-    def __init__(self, batches: Iterable[Any], reader: Reader) -> None:
-        self.batches, self.reader = batches, reader
-        self._head: list[Any] = []
-
-    def first(self, count: int) -> Rows:
-        """Of the first batch; one that comes only once is kept for later."""
-        found = _batch(self._peeked(), self.reader)
-        return found if len(found) <= count else found.some(0, count)
-
-    def _peeked(self) -> Any:
-        if self._head:
-            return self._head[0]
-        batch = next(iter(passed(self.batches)), None)
-        if batch is None:
-            raise InputError("the data hold no examples; give at least one")
-        if isinstance(self.batches, Iterator):
-            self._head = [batch]
-        return batch
-
-    def _all(self) -> Iterator[Any]:
-        head, self._head = self._head, []
-        return itertools.chain(head, passed(self.batches))
-
-    def read(self, start: int, stop: int) -> Rows:
-        """Not by number.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("a stream cannot be read by number; give a data set that has a length for torchrun and Ray")
-
-    def blocks(self, size: int) -> Iterator[Rows]:
-        """So many examples at a time, from the beginning."""
-        held: list[tuple[Any, Any, Mapping[str, Any], Any]] = []
-        for batch in self._all():
-            rows = _batch(batch, self.reader)
-            held += [_loose(rows, i) for i in range(len(rows))]
-            while len(held) >= size:
-                yield _block(held[:size])
-                held = held[size:]
-        if held:
-            yield _block(held)
-
-    def mark(self) -> str:
-        """Of the first batch."""
-        return mark_of([_batch(self._peeked(), self.reader)])
-
-
-def _loose(rows: Rows, place: int) -> tuple[Any, Any, Mapping[str, Any], Any]:
-    inputs = rows.inputs
-    one: Any = (
-        {n: v[place] for n, v in inputs.items()}
-        if isinstance(inputs, Mapping)
-        else inputs[place]
-        if isinstance(inputs, list)
-        else tuple(x[place] for x in inputs)
-    )
-    baselines = None if rows.baselines is None else tuple(b[place] if isinstance(b, Tensor) else b for b in rows.baselines)
-    return one, rows.labels[place] if rows.labels else None, {n: k[place] for n, k in rows.keywords.items()}, baselines
-
-
-def _block(held: list[tuple[Any, Any, Mapping[str, Any], Any]]) -> Rows:
-    return together([(place, One(*one)) for place, one in enumerate(held)], len(held))
-
-
-def told(error: BaseException) -> str:
-    """An error in one line, as it is kept."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+            if self.collate is not None:
+                return collated(raw, self.collate, self.reader, stop - start, failed, self.form)
+        return together(read, stop - start, failed=failed, form=self.form)
 
 
 def _names_of(items: Any, reader: Reader) -> tuple[str, ...]:
@@ -272,7 +117,7 @@ def source_of(data: Any, reader: Reader, seed: int = 0, size: tuple[int, int] | 
 
     Raises:
         InputError: data of no known form, or a loader that shuffles.
-        FileError: a folder or file that cannot be used.
+        FileError: a folder or file that cannot be used. OptionError: a size of what is no folder.
     """
     if isinstance(data, Source):
         return data
@@ -280,26 +125,44 @@ def source_of(data: Any, reader: Reader, seed: int = 0, size: tuple[int, int] | 
         from .places import place_of
 
         return place_of(Path(data), reader, size)
+    if size is not None:
+        raise OptionError(f"size is {size!r}, and only the pictures of a folder are resized; leave it out, or resize in prepare=")
+    if type(data).__name__ == "DataFrame":
+        raise InputError("data is a DataFrame; give tensors (torch.tensor(frame[columns].values), labels), or write it to a Parquet file")
     if isinstance(data, Tensor):
         return _of_tensors((data,), reader, seed)
-    if isinstance(data, tuple) and data and all(isinstance(part, Tensor) for part in data):
-        return _of_tensors(data, reader, seed)
+    if isinstance(data, tuple) and data and isinstance(data[0], Tensor | np.ndarray) and all(map(_is_column, data)):
+        return _of_tensors([_column(part, reader, i + 1 == len(data) > 1) for i, part in enumerate(data)], reader, seed)
     if isinstance(data, DataLoader):
         return _of_loader(data, reader, seed)
     if isinstance(data, TensorDataset):
         return _of_tensors(data.tensors, reader, seed)
-    if (
-        not isinstance(data, IterableDataset)
-        and hasattr(data, "__len__")
-        and hasattr(data, "__getitem__")
-        and not isinstance(data, Mapping)
-    ):
+    numbered = hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, Mapping)
+    if numbered and not isinstance(data, IterableDataset):
         return Stream(data, reader) if _is_batches(data) else Items(data, reader, seed=seed)
     if isinstance(data, IterableDataset):
-        return Stream(DataLoader(data, batch_size=64), reader)
+        return Stream(Singles(data, reader), reader)
     if isinstance(data, Iterable) and not isinstance(data, Mapping | bytes):
         return Stream(data, reader)
-    raise InputError(f"data is {type(data).__name__}; give a DataLoader, a data set, tensors, a folder of images, or a CSV or Parquet file")
+    part = f" one of its parts (data[{next(iter(data))!r}])," if isinstance(data, Mapping) and data else ""
+    ways = "a DataLoader, a data set, tensors, a folder of images, or a CSV or Parquet file"
+    raise InputError(f"data is {type(data).__name__}; give{part} {ways}")
+
+
+def _is_column(part: Any) -> bool:
+    return isinstance(part, Tensor | np.ndarray | list)
+
+
+def _column(part: Any, reader: Reader, last: bool) -> Tensor:
+    """All examples' inputs, or labels."""
+    if isinstance(part, Tensor):
+        return part
+    try:
+        found = torch.from_numpy(np.array(part))
+    except (TypeError, ValueError) as error:
+        words = "give numbers, or a list of examples with labels in words: list(zip(inputs, labels))"
+        raise InputError(f"the data hold a {type(part).__name__} that is no array of numbers ({error}); {words}") from error
+    return found if last or found.dtype != torch.float64 else found.to(reader.dtype)
 
 
 def _of_tensors(tensors: Sequence[Tensor], reader: Reader, seed: int) -> Source:
@@ -309,19 +172,17 @@ def _of_tensors(tensors: Sequence[Tensor], reader: Reader, seed: int) -> Source:
 def _is_batches(data: Any) -> bool:
     """Whether a list holds batches `(inputs, labels)` rather than examples: their labels are many."""
     first = data[0] if isinstance(data, list) and data else None
-    return (
-        isinstance(first, tuple | list)
-        and isinstance(first[-1], Tensor)
-        and first[-1].dim() == 1
-        and len(first) > 1
-        and len(first[-1]) == len(first[0])
-    )
+    if not isinstance(first, tuple | list) or len(first) < 2 or not all(isinstance(part, Tensor) for part in (first[0], first[-1])):
+        return False
+    many = len(first[-1]) if first[-1].dim() in (1, 2) and first[-1].numel() == len(first[-1]) else 0
+    return first[0].dim() > 1 and many == len(first[0])
 
 
 def _of_loader(loader: DataLoader[Any], reader: Reader, seed: int) -> Source:
     """A loader that goes straight through a data set is that data set; another is a stream."""
     refuse_shuffled(loader, "the loader")
-    plain = isinstance(loader.sampler, SequentialSampler) and isinstance(loader.dataset, Sized) and not loader.drop_last
+    own = type(loader) is DataLoader and type(loader.batch_sampler) is BatchSampler and loader.batch_sampler.sampler is loader.sampler
+    plain = own and isinstance(loader.sampler, SequentialSampler) and isinstance(loader.dataset, Sized) and not loader.drop_last
     if not plain:
         return Stream(loader, reader)
     if isinstance(loader.dataset, TensorDataset) and loader.collate_fn is default_collate:

@@ -51,7 +51,7 @@ class Means:
 
 
 def means(results: Results, by: str | None = "prediction") -> Means:
-    """The mean attribution of each class, of what could be explained.
+    """The mean attribution of each class, of what could be explained; examples with NaN or infinite attributions are left out.
 
     Args:
         by: "prediction" or "label"; None: all together.
@@ -64,18 +64,20 @@ def means(results: Results, by: str | None = "prediction") -> Means:
     for groups, explanation in _grouped(results, by):
         first = first or explanation
         values = explanation.attribution.to(accurate(explanation.attribution.dtype)).double()
-        features = explanation.features[0].double() if explanation.features[0].shape == values.shape else None
+        features = explanation.features[0].double() if explanation.features and explanation.features[0].shape == values.shape else None
         if first.attribution.shape[1:] != values.shape[1:]:
             raise InputError(f"examples have the shapes {tuple(first.attribution.shape[1:])} and {tuple(values.shape[1:])}; means need one")
         for name in dict.fromkeys(groups):
-            chosen = torch.tensor([group == name for group in groups])
+            chosen = torch.tensor([group == name for group in groups]) & _finite(values)
+            if not chosen.any():
+                continue
             own = sums.setdefault(name, [0, 0.0, 0.0, 0.0])
             own[0] += int(chosen.sum())
             own[1] = own[1] + values[chosen].sum(0)
             own[2] = own[2] + values[chosen].abs().sum(0)
             own[3] = own[3] + features[chosen].sum(0) if features is not None and own[3] is not None else None
-    if first is None:
-        raise InputError("no explanation is stored yet")
+    if first is None or not sums:
+        raise InputError("no explanation is stored yet" if first is None else "no stored explanation has numbers that are all finite")
     order = sorted(sums, key=lambda name: (str(type(name)), name))
     counts = tuple(sums[name][0] for name in order)
 
@@ -83,20 +85,33 @@ def means(results: Results, by: str | None = "prediction") -> Means:
         return torch.stack([sums[name][which] / sums[name][0] for name in order]).float()
 
     known = all(sums[name][3] is not None for name in order)
-    names = tuple(_word(name, results.facts["classes"] or first.display.classes) for name in order)
+    called = results.facts["labels"] if by == "label" else results.facts["classes"] or first.display.classes
+    names = tuple(_word(name, called or first.display.classes) for name in order)
     return Means(names, counts, mean(1), mean(2), mean(3) if known else None, first.display.names)
 
 
 def _grouped(results: Results, by: str | None) -> Iterator[tuple[list[Any], Explanation]]:
     if by is not None and by not in BY:
         raise OptionError(f"by is {by!r}; give one of {', '.join(BY)}, or None")
-    for number, (examples, explanation) in zip(results.blocks_with_answers(), results.explanations(), strict=True):
+    for number, (examples, explanation) in zip(results.blocks_with_answers(), results.explanations(inputs=False), strict=True):
         if by is None:
             yield ["all"] * len(examples), explanation
             continue
-        rows = results.store.rows(number, ["example", by]).to_pydict()
+        rows = results.rows_of(number, ["example", by]).to_pydict()
         known = dict(zip(rows["example"], rows[by], strict=True))
-        yield ["unknown" if (group := known[example]) is None else group for example in examples], explanation
+        yield [_group(known[example]) for example in examples], explanation
+
+
+def _group(value: Any) -> Any:
+    """A label as it is compared over blocks: a whole number is one, whatever its type."""
+    if value is None or value != value:
+        return "unknown"
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _finite(values: Tensor) -> Tensor:
+    """`(B,)`: which examples have numbers only."""
+    return torch.isfinite(values).flatten(1).all(1)
 
 
 def _word(group: Any, classes: Sequence[str]) -> str:
@@ -143,47 +158,64 @@ class Clusters:
 def clusters(results: Results, count: int = 8, seed: int = 0, passes: int = 3) -> Clusters:
     """Groups by k-means over attributions of length one (scikit-learn's, in mini-batches), so that their shape counts and not their size.
 
-    Large groups first. What stays in memory are the centres, and a number for each example.
+    Large groups first. What stays in memory are the centres, and a number for each example. Examples with NaN or infinite attributions are
+    left out.
 
     Source: D. Sculley, Web-scale k-means clustering, 2010.
 
     Raises:
-        InputError: fewer explanations than groups.
+        InputError: fewer explanations than groups, or of different shapes.
     """
     from sklearn.cluster import MiniBatchKMeans
 
     stored = results.total.examples - results.total.failed
     if not 1 <= count <= stored:
         raise InputError(f"count is {count}, and {stored} explanations are stored; give a number from 1 to that")
-    shape = None
-    blocks = results.store.facts["block"]
-    model = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=max(blocks, 256))
+    least = max(count * 8, results.store.facts["block"])
+    model = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=max(results.store.facts["block"], 256))
     held: list[Any] = []
+    fitted = False
     for _ in range(passes):
-        for _, explanation in results.explanations():
-            shape = explanation.attribution.shape[1:]
-            held.append(_directions(explanation))
-            if sum(map(len, held)) >= max(count * 8, blocks):
+        for _, rows, _ in _directions(results):
+            held.append(rows)
+            if sum(map(len, held)) >= least:
                 model.partial_fit(np.concatenate(held))
-                held = []
-        if held and (sum(map(len, held)) >= count):
+                held, fitted = [], True
+        if sum(map(len, held)) >= count:
             model.partial_fit(np.concatenate(held))
-            held = []
-    return _assigned(results, model, shape, count)
+            held, fitted = [], True
+    if not fitted:
+        raise InputError(f"count is {count}, and fewer explanations have numbers that are finite; give a smaller one")
+    return _assigned(results, model, count)
 
 
-def _directions(explanation: Explanation) -> Any:
-    flat = explanation.attribution.flatten(1).float().numpy()
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-30)
+def _directions(results: Results) -> Iterator[tuple[list[int], Any, Any]]:
+    """Block by block: the numbers of the examples, their attributions of length one, and their shape.
+
+    Raises:
+        InputError: examples of different shapes.
+    """
+    shape = None
+    for numbers, explanation in results.explanations(inputs=False):
+        values = explanation.attribution
+        shape = shape or values.shape[1:]
+        if values.shape[1:] != shape:
+            raise InputError(f"examples have the shapes {tuple(shape)} and {tuple(values.shape[1:])}; clusters need one")
+        finite = _finite(values)
+        flat = values.flatten(1)[finite].double().numpy()
+        lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+        if len(flat):
+            kept = [number for number, good in zip(numbers, finite.tolist(), strict=True) if good]
+            yield kept, np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths > 0).astype(np.float32), shape
 
 
-def _assigned(results: Results, model: Any, shape: Any, count: int) -> Clusters:
+def _assigned(results: Results, model: Any, count: int) -> Clusters:
     examples: list[int] = []
     groups: list[int] = []
     nearest: list[tuple[float, int]] = [(float("inf"), -1)] * count
     sums = np.zeros((count, model.cluster_centers_.shape[1]))
-    for numbers, explanation in results.explanations():
-        rows = _directions(explanation)
+    shape: Any = ()
+    for numbers, rows, shape in _directions(results):  # noqa: B007
         distances = model.transform(rows)
         own = distances.argmin(1)
         for number, group, distance in zip(numbers, own.tolist(), distances.min(1).tolist(), strict=True):

@@ -40,14 +40,20 @@ def tuned(explainer: Explainer, ways: Sequence[str]) -> Explainer:
     return explainer.with_model(model)
 
 
+def suits(explainer: Explainer) -> bool:
+    """Whether the question asks for outputs and gradients only, which another copy of the model gives as well."""
+    inner = explainer.options.get("of", "gradient")
+    plain = explainer.method in PLAIN | WITHOUT_GRADIENT and inner in PLAIN
+    return isinstance(explainer.model, nn.Module) and plain and not {"layer", "neuron"} & set(explainer.options)
+
+
 def chosen(explainer: Explainer, rows: Rows, count: int | None, seed: int, seconds: float = float("inf")) -> tuple[str, ...]:
     """The ways that pay, found in the order of what they cost; none for short runs, other callables and methods that look inside.
 
     `seconds` is about what an example takes: a run that is short by that is not looked at more closely.
     """
     model, inputs = explainer.model, rows.inputs
-    plain = explainer.method in PLAIN | WITHOUT_GRADIENT and not {"layer", "neuron"} & set(explainer.options)
-    if not isinstance(model, nn.Module) or not plain or not count or not isinstance(inputs, tuple) or not len(rows):
+    if not isinstance(model, nn.Module) or not suits(explainer) or not count or not isinstance(inputs, tuple) or not len(rows):
         return ()
     if seconds * count < LONG:
         return ()

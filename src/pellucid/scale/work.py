@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import FileError
 from ..model import modules_of
 from .block import Answer, answered
 from .explainer import DTYPES, Explainer
 from .manifest import Done
 from .rows import Rows
-from .sources import Source
+from .source import Source
 from .store import Store
 from .tuning import tuned
 
@@ -39,6 +40,7 @@ class Work:
     strict: bool = False
     threads: int | None = None
     device: str | None = None
+    attempts: Mapping[int, int] = field(default_factory=dict)
 
     def bounds(self, number: int) -> tuple[int, int]:
         """The first example of a block, and the one behind its last."""
@@ -57,18 +59,20 @@ class Session:
         explainer = work.explainer.loaded()
         self.ways = tuple(self.store.facts.get("tuned") or ())
         self.explainer = tuned(placed(explainer, work.device), self.ways)
-        self.names, self.classes = tuple(self.store.facts["names"]), tuple(self.store.facts["classes"])
+        self.names = work.source.names_of(tuple(self.store.facts["classes"]))
 
     def read(self, number: int, rows: Rows | None = None) -> Rows | Done:
         """The block's examples, where the model is; or the line, if the block turns out to be stored."""
         first, stop = self.work.bounds(number)
-        if self.store.has(number):
-            return self.store.adopt(number, stop - first if rows is None else rows.size)
+        attempt = self.work.attempts.get(number, 0)
+        if self.store.has(number, attempt):
+            with suppress(FileError):  # it cannot be read, and is made again
+                return self.store.adopt(number, stop - first if rows is None else rows.size, attempt)
         return self.work.source.read(first, stop) if rows is None else rows
 
     def explain(self, rows: Rows) -> Answer:
         """The answer, and nothing of it on a device."""
-        answer = answered(self.explainer, fed(rows, self.explainer), self.work.seed, self.work.strict, self.names, self.classes)
+        answer = answered(self.explainer, fed(rows, self.explainer), self.work.seed, self.work.strict, self.names)
         if answer.explanation is None or not self.ways:
             return answer
         cost = replace(answer.explanation.cost, tuned=self.ways)
@@ -76,7 +80,7 @@ class Session:
 
     def write(self, number: int, answer: Answer) -> Done:
         """Stored."""
-        return self.store.write(number, self.work.bounds(number)[0], answer)
+        return self.store.write(number, self.work.bounds(number)[0], answer, self.work.attempts.get(number, 0))
 
     def do(self, number: int, rows: Rows | None = None) -> Done:
         """All of it, one after the other."""

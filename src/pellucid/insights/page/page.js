@@ -67,7 +67,7 @@ function percent(share) {
 }
 
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
-const duration = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(1000 * seconds))} ms` : `${number(seconds)} s`);
+const duration = (seconds) => (seconds < 1 ? `${Math.max(1, Math.round(1000 * seconds))}\u00a0ms` : `${number(seconds)}\u00a0s`);
 const pretty = (name) => name.replaceAll("_", " ");
 
 // Keeping one sign, then the size below which all but `outliers` percent of the total lie.
@@ -643,13 +643,18 @@ class App {
     }
     colours.shades = this.start.colours.diverging;
     this.usual = this.fitting(structuredClone(COLUMN));
-    if (this.address) this.state.read(location.hash.slice(1));
+    if (this.address && location.hash.length > 1) this.state.read(location.hash.slice(1));
     this.valid();
     this.frame();
     await this.list();
     this.scan();
     if (this.state.sample === null && this.rows?.length) this.state.sample = this.rows[0].index;
     await this.show();
+  }
+
+  // A link may ask for what nobody knows before everything is predicted: the wrong ones, say.
+  begin() {
+    if (this.state.sample === null && this.rows?.length) this.choose(this.rows[0].index);
   }
 
   // A link may name models, methods or examples that are not here.
@@ -902,7 +907,7 @@ class App {
         }
       } else if (event.kind === "result") {
         this.scanning.replaceChildren(event.value.stopped ? complaint(event.value.stopped) : "");
-        this.list();
+        this.list().then(() => this.begin());
         if (this.state.tab === "confusion") this.confusion();
       } else if (event.kind === "error") this.scanning.replaceChildren(complaint(event.error, () => this.scan()));
     };
@@ -1031,7 +1036,7 @@ class App {
     const layers = start.models[column.model].layers;
     const layer = method.layer ? labelled("Layer", select(layers.map((name) => ({ value: name, text: name })), column.layer || start.models[column.model].layer, (v) => this.adjust(i, { layer: v }))) : null;
     const place = h("div", { class: "p-result" });
-    const remove = state.columns.length > 1 ? button("Remove", () => {
+    const remove = state.columns.length > 1 && !this.still ? button("Remove", () => {
       state.columns.splice(i, 1);
       this.show();
     }, { "aria-label": `Remove comparison ${i + 1}` }) : null;
