@@ -335,6 +335,11 @@ def test_a_link_to_what_is_known_only_later_shows_its_first_example(table, visit
     explained(page)
     assert page.locator(".p-item[aria-current=true]").count() == 1
     assert 0 < counted(page) < 60
+    other = visit(f"{table[1].url}&tab=importance&target=%7B%22class%22%3A1%7D&filter=%7B%22verdict%22%3A%22incorrect%22%7D")
+    counted(other)
+    explained(other)
+    assert other.locator("[role=tab][aria-selected=true]").inner_text() == "Importance"
+    assert "bee" in other.evaluate("() => document.querySelector('p.p-target').innerText")
 
 
 def test_a_file_of_a_sorted_view_opens_at_its_first_example(look, visit, tmp_path):

@@ -648,13 +648,16 @@ class App {
     this.frame();
     await this.list();
     this.scan();
-    if (this.state.sample === null && this.rows?.length) this.state.sample = this.rows[0].index;
-    await this.show();
+    await this.begin(true);
   }
 
   // A link may ask for what nobody knows before everything is predicted: the wrong ones, say.
-  begin() {
-    if (this.state.sample === null && this.rows?.length) this.choose(this.rows[0].index);
+  begin(first = false) {
+    const { state, rows } = this;
+    if (!first && (state.sample !== null || !rows?.length)) return undefined;
+    state.sample ??= rows?.[0]?.index ?? null;
+    this.mark();
+    return this.show();
   }
 
   // A link may name models, methods or examples that are not here.
@@ -869,12 +872,17 @@ class App {
       state.target = { ...state.target, class: null, versus: null };
     }
     state.sample = index;
-    for (const made of this.items.querySelectorAll(".p-item")) {
-      if (made.dataset.index === String(index)) made.setAttribute("aria-current", "true");
-      else made.removeAttribute("aria-current");
-    }
+    this.mark();
     if (state.tab !== "example") this.tab("example");
     return this.show();
+  }
+
+  // In the list, the example that is shown.
+  mark() {
+    for (const made of this.items.querySelectorAll(".p-item")) {
+      if (made.dataset.index === String(this.state.sample)) made.setAttribute("aria-current", "true");
+      else made.removeAttribute("aria-current");
+    }
   }
 
   async step(by) {
