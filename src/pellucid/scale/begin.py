@@ -13,7 +13,7 @@ from ..errors import FileError, InputError, OptionError
 from ..explanation import Explanation
 from .explainer import Explainer
 from .manifest import Manifest
-from .rows import Rows
+from .rows import Rows, is_of_texts
 from .store import AGAIN, BIG, Store
 from .tuning import WAYS, chosen, suits, tuned
 from .work import Work, fed, placed
@@ -109,9 +109,9 @@ def _begun(work: Work, loaded: Explainer, identity: dict[str, object], wishes: W
     here = placed(loaded, work.device)
     found, one, classes = _probed(here, work)
     source.form = one.form
-    if not wishes.keep_inputs and not _are_inputs(found, fed(one, here)):
+    if not wishes.keep_inputs and (is_of_texts(source.form) or not _are_inputs(found, fed(one, here))):
         raise OptionError("keep_inputs=False, but what is explained are not the inputs (a layer, a text, inputs by name); keep them")
-    if wishes.arrays == "zarr" and "text" in source.form:
+    if wishes.arrays == "zarr" and is_of_texts(source.form):
         raise OptionError("texts are of different lengths, and zarr arrays hold one shape; give arrays='safetensors'")
     ways = _ways(here, work, wishes, one, found.cost.seconds, classes)
     kept = [name for name in BIG if name != "features" or wishes.keep_inputs]

@@ -9,7 +9,7 @@ from ..errors import OptionError
 from ..explanation import Explanation
 from ..trust import refuse
 from .explainer import Explainer
-from .parts import joined
+from .parts import in_order, joined
 from .rows import NAMELESS, Names, Rows
 from .source import told
 
@@ -40,30 +40,32 @@ def answered(explainer: Explainer, rows: Rows, seed: int, strict: bool = False, 
     parts: list[Explanation] = []
     places: list[int] = []
     targets: list[str] = []
-    waiting = [(0, len(rows))] if len(rows) else []
+    waiting = rows.alike()[::-1]
     while waiting:
-        start, stop = waiting.pop()
-        some = rows.some(start, stop) if stop - start < len(rows) else rows
+        chosen = waiting.pop()
+        some = rows.picked(chosen) if len(chosen) < len(rows) else rows
         try:
             found = explainer.explain(some, seed, names)
         except Exception as error:
             if strict:
                 raise
-            if stop - start == 1:
-                failed[rows.places[start]] = told(error)
+            if len(chosen) == 1:
+                failed[some.places[0]] = told(error)
             else:
-                middle = (start + stop) // 2
-                waiting += [(middle, stop), (start, middle)]
+                middle = len(chosen) // 2
+                waiting += [chosen[middle:], chosen[:middle]]
             continue
         if len(found.scores) != len(some):  # one number for the whole batch is none of one example
-            waiting += [(place, place + 1) for place in reversed(range(start, stop))]
+            waiting += [[row] for row in reversed(chosen)]
             continue
         if strict:
             refuse(_without_guesses(found))
         parts.append(found)
-        places += rows.places[start:stop]
+        places += some.places
         targets += explainer.targets(found, some, names)
-    return Answer(joined(parts) if parts else None, tuple(places), rows, failed, tuple(targets))
+    order = sorted(range(len(places)), key=places.__getitem__)
+    whole = in_order(joined(parts), order) if parts else None
+    return Answer(whole, tuple(places[i] for i in order), rows, failed, tuple(targets[i] for i in order))
 
 
 def _without_guesses(explanation: Explanation) -> Explanation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,10 @@ class Explainer:
         options: dict[str, Any] = dict(self.options)
         if "layer" not in options and isinstance(rows.inputs, tuple) and rows.inputs[0].shape[1:] == (len(names.columns),):
             options.setdefault("names", names.columns)
+        if rows.names and "layer" not in options:
+            options.setdefault("names", rows.names[0])
+            if rows.inputs[0].dim() == 3 and rows.inputs[0].shape[1] == len(rows.names[0]):
+                options.setdefault("kind", "text")
         if names.classes and not self.classes:
             options["classes"] = names.classes
         if rows.keywords:
@@ -134,7 +138,10 @@ class Explainer:
             options.setdefault("baselines", rows.baselines)
         assert self.model is not None
         target = self._labels(rows, names) if self.by_label else self.target
-        return explain(self.model, rows.inputs, target, self.method, seed=seed, progress=False, **options)
+        found = explain(self.model, rows.inputs, target, self.method, seed=seed, progress=False, **options)
+        if found.display.kind != "text" or not rows.names or found.display.tokens:
+            return found
+        return replace(found, display=replace(found.display, tokens=rows.names))
 
     @property
     def classes(self) -> tuple[str, ...]:

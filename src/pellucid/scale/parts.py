@@ -15,7 +15,7 @@ from ..inputs import joined as in_a_row
 from ..trust.health import GAP, relative_gap
 from ..trust.provenance import hash_of
 
-__all__ = ["LIMITED", "gaps", "joined", "limit_of", "no_signal", "of_these"]
+__all__ = ["LIMITED", "gaps", "in_order", "joined", "limit_of", "no_signal", "of_these"]
 
 TOGETHER = ("conservation", "spread", "tolerance")  # numbers about all of them
 LIMITED = ("finite", "signal", "completeness")  # checks that can be told for one example of several
@@ -160,6 +160,28 @@ def joined(parts: Sequence[Explanation]) -> Explanation:
     target, display = _target([part.target for part in parts]), _shown([part.display for part in parts])
     found = replace(first, **groups, **singles, cost=total, display=display, health=_worst(parts, target), target=target)  # type: ignore[arg-type]
     return replace(found, provenance=_source(found))
+
+
+def in_order(found: Explanation, order: Sequence[int]) -> Explanation:
+    """The examples in another order."""
+    if list(order) == list(range(len(order))):
+        return found
+    rows, size = torch.tensor(order), len(order)
+
+    def own(tensor: Tensor | None) -> Tensor | None:
+        return tensor[rows.to(tensor.device)] if tensor is not None and len(tensor) == size else tensor
+
+    groups = {name: None if (g := getattr(found, name)) is None else tuple(map(own, g)) for name in GROUPS}
+    singles = {name: own(getattr(found, name)) for name in SINGLES}
+    found = replace(found, **groups, **singles, display=_sorted(found.display, order))  # type: ignore[arg-type]
+    return replace(found, provenance=_source(found))
+
+
+def _sorted(display: Display, order: Sequence[int]) -> Display:
+    lists: dict[str, Any] = {name: tuple(own[i] for i in order) for name in LISTS if len(own := getattr(display, name)) == len(order)}
+    if display.names and lists.get("tokens"):
+        lists["names"] = tuple(token or "" for token in lists["tokens"][0])
+    return replace(display, **lists, parts=tuple(_sorted(part, order) for part in display.parts))
 
 
 def _shown(displays: Sequence[Display]) -> Display:

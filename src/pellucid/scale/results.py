@@ -16,7 +16,7 @@ from ..explanation import Explanation
 from .columns import COLUMNS
 from .manifest import Done, Manifest
 from .parts import joined, of_these
-from .rows import Reader, named
+from .rows import Reader, is_of_texts, named
 from .source import Source
 from .sources import source_of
 from .store import Store
@@ -249,7 +249,7 @@ class Results(Sequence[Explanation]):
             if name.startswith("baselines.") and len(tensor) == 1:
                 tensors[name] = tensor.expand(stop - start, *tensor.shape[1:])
         targets = [known.targets[place] or "" for place in places]
-        return of_these(Explanation._from(words, tensors), start, stop, len(places), targets, "text" in self.facts.get("form", ""))
+        return of_these(Explanation._from(words, tensors), start, stop, len(places), targets, is_of_texts(self.facts.get("form", "")))
 
     def _features(self, first: int, places: list[int]) -> dict[str, Tensor]:
         """The inputs, out of the data.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..task import Sample
 
-__all__ = ["NAMELESS", "Names", "One", "Reader", "Rows", "form_of", "named", "together"]
+__all__ = ["NAMELESS", "Names", "One", "Reader", "Rows", "form_of", "is_of_texts", "named", "together"]
 
 LABELS = ("label", "labels", "target", "y")
 
@@ -26,12 +27,23 @@ def named(columns: str | Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class One:
-    """One example: what is attributed (tensors without a batch dimension, a text, or these by name), and what belongs to it."""
+    """One example: what is attributed (tensors without a batch dimension, a text, or these by name), and what belongs to it.
+
+    `names` are of what the first tensor holds: the tokens of a text, the columns of a row.
+    """
 
     inputs: Any
     label: Any = None
     keywords: Mapping[str, Any] = field(default_factory=dict)
     baselines: tuple[Any, ...] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """Of a text that was made vectors of its tokens; 0 of anything else."""
+        first = self.inputs[0] if isinstance(self.inputs, tuple) and self.inputs else None
+        text = isinstance(first, Tensor) and first.dim() == 2 and len(first) == len(self.names)
+        return len(self.names) if text else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +52,9 @@ class Rows:
 
     Attributes:
         inputs: tensors `(n, ...)`, a list of texts, or a dictionary of these.
-        labels, keys: one for each that was read; empty where there are none.
+        labels, keys, names: one for each that was read; empty where there are none.
         failed: what was wrong with the others, by their place.
+        lengths: of texts that are filled up to the longest.
     """
 
     inputs: Any
@@ -52,32 +65,63 @@ class Rows:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     baselines: tuple[Any, ...] | None = None
     failed: Mapping[int, str] = field(default_factory=dict)
+    names: tuple[tuple[str, ...], ...] = ()
+    lengths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def some(self, start: int, stop: int) -> Rows:
         """A run of those that were read."""
+        return self.picked(range(len(self))[start:stop])
 
-        def cut(value: Any) -> Any:
-            return _mapped(value, lambda part: part[start:stop])
+    def picked(self, chosen: Sequence[int]) -> Rows:
+        """Some of those that were read, in this order; texts as long as the longest of these."""
 
-        baselines = None if self.baselines is None else tuple(b[start:stop] if isinstance(b, Tensor) else b for b in self.baselines)
+        def of(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in chosen) if values else ()
+
+        lengths = of(self.lengths)
+        ends = (max(lengths, default=0), max(self.lengths, default=0))
+
+        def cut(value: Any, dims: int) -> Any:
+            return _mapped(value, lambda part: _taken(part, chosen, ends, dims))
+
+        baselines = None if self.baselines is None else tuple(cut(b, 3) if isinstance(b, Tensor) else b for b in self.baselines)
         return Rows(
-            cut(self.inputs), self.places[start:stop], self.size, self.labels[start:stop], self.keys[start:stop],
-            cut(dict(self.keywords)), baselines,
+            cut(self.inputs, 3), of(self.places), self.size, of(self.labels), of(self.keys), cut(dict(self.keywords), 2), baselines,
+            names=of(self.names), lengths=lengths,
         )  # fmt: skip
+
+    def alike(self) -> list[list[int]]:
+        """Which of those that were read can share a call: texts of one length."""
+        groups: dict[int, list[int]] = {}
+        for row in range(len(self)):
+            groups.setdefault(self.lengths[row] if self.lengths else 0, []).append(row)
+        return list(groups.values())
 
     def one(self, row: int) -> One:
         """One of those that were read."""
-        inputs = _mapped(self.inputs, lambda part: part[row])
-        baselines = None if self.baselines is None else tuple(b[row] if isinstance(b, Tensor) else b for b in self.baselines)
-        return One(inputs, self.labels[row] if self.labels else None, _mapped(dict(self.keywords), lambda part: part[row]), baselines)
+        own = self.picked([row])
+        inputs = _mapped(own.inputs, lambda part: part[0])
+        baselines = None if own.baselines is None else tuple(b[0] if isinstance(b, Tensor) else b for b in own.baselines)
+        names = own.names[0] if own.names else ()
+        return One(inputs, own.labels[0] if own.labels else None, _mapped(dict(own.keywords), lambda part: part[0]), baselines, names)
 
     @property
     def form(self) -> str:
         """Shapes and types of an example; they are the same for all."""
         return form_of(self.one(0)) if len(self) else ""
+
+
+def _taken(part: Any, chosen: Sequence[int], ends: tuple[int, int], dims: int) -> Any:
+    """Those rows of a tensor or a list, cut to the first end where it was filled up to the second."""
+    if not isinstance(part, Tensor):
+        return [part[i] for i in chosen]
+    run = len(chosen) and list(chosen) == list(range(chosen[0], chosen[-1] + 1))
+    found = part[chosen[0] : chosen[-1] + 1] if run else part[torch.as_tensor(list(chosen), dtype=torch.long, device=part.device)]
+    length, longest = ends
+    return found[:, :length] if length < longest and part.dim() >= dims and part.shape[1] == longest else found
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -129,7 +173,8 @@ class Reader:
             made, label = _row_of(made), own if own is not None else label
         if isinstance(made, Sample):
             baselines = None if made.baselines is None else tuple(b[0] if isinstance(b, Tensor) and b.dim() else b for b in made.baselines)
-            return One(tuple(x[0] for x in made.inputs), _plain(label), {name: k[0] for name, k in made.keywords.items()}, baselines)
+            keywords = {name: k[0] for name, k in made.keywords.items()}
+            return One(tuple(x[0] for x in made.inputs), _plain(label), keywords, baselines, made.names)
         return One(_inputs(made, self.dtype), _plain(label))
 
     def _split(self, item: Any) -> tuple[Any, Any]:
@@ -204,21 +249,27 @@ def _tensor(value: Any, dtype: torch.dtype) -> Tensor:
 
 
 def form_of(one: One) -> str:
-    """Shapes and types, in words; examples that are explained together have one form."""
+    """Shapes and types, in words; the examples of a run have one form, in which the length of a text is n."""
     return " ".join(
-        f"{name} {_form(part)}" if name else _form(part)
-        for name, part in (("", one.inputs), ("keywords", dict(one.keywords)), ("baselines", one.baselines))
+        f"{name} {_form(part, one.length, dims)}" if name else _form(part, one.length, dims)
+        for name, part, dims in (("", one.inputs, 2), ("keywords", dict(one.keywords), 1), ("baselines", one.baselines, 2))
         if part
     )
 
 
-def _form(value: Any) -> str:
+def is_of_texts(form: str) -> bool:
+    """Whether examples of a form may be of different lengths."""
+    return re.search(r"\btext\b(?!:)|\(n, ", form) is not None
+
+
+def _form(value: Any, length: int, dims: int) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_form(part)}" for name, part in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_form(part, length, dims)}" for name, part in value.items()) + "}"
     if isinstance(value, tuple):
-        return ", ".join(map(_form, value))
+        return ", ".join(_form(part, length, dims) for part in value)
     if isinstance(value, Tensor):
-        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+        sizes = ["n", *value.shape[1:]] if length and value.dim() == dims and len(value) == length else value.shape
+        return f"({', '.join(map(str, sizes))}{',' * (value.dim() == 1)}) {str(value.dtype).removeprefix('torch.')}"
     return "text" if isinstance(value, str) else "a number" if isinstance(value, int | float) else type(value).__name__
 
 
@@ -242,7 +293,10 @@ def together(
     labels = tuple(one.label for one in ones) if any(one.label is not None for one in ones) else ()
     inputs = _joined([one.inputs for one in ones]) if ones else ()
     keywords = _joined([dict(one.keywords) for one in ones]) if ones and ones[0].keywords else {}
-    return Rows(inputs, places, size, labels, tuple(keys[p] for p in places) if keys else (), keywords, _baselines(ones, inputs), odd)
+    own = tuple(keys[p] for p in places) if keys else ()
+    names = tuple(one.names for one in ones) if any(one.names for one in ones) else ()
+    lengths = tuple(one.length for one in ones)
+    return Rows(inputs, places, size, labels, own, keywords, _baselines(ones, inputs), odd, names, lengths if len(set(lengths)) > 1 else ())
 
 
 def _baselines(ones: Sequence[One], inputs: Any) -> tuple[Any, ...] | None:
@@ -254,7 +308,7 @@ def _baselines(ones: Sequence[One], inputs: Any) -> tuple[Any, ...] | None:
 
 def _of_each(parts: tuple[Any, ...], like: Tensor) -> Any:
     if isinstance(parts[0], Tensor):
-        return torch.stack(parts)
+        return _stacked(parts)
     same = len(set(parts)) == 1
     return parts[0] if same else torch.stack([torch.full_like(x, part) for x, part in zip(like, parts, strict=True)])
 
@@ -265,4 +319,14 @@ def _joined(parts: Sequence[Any]) -> Any:
         return {name: _joined([part[name] for part in parts]) for name in first}
     if isinstance(first, tuple):
         return tuple(_joined(own) for own in zip(*parts, strict=True))
-    return torch.stack(list(parts)) if isinstance(first, Tensor) else list(parts)
+    return _stacked(parts) if isinstance(first, Tensor) else list(parts)
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Texts are filled up with zeros to the longest."""
+    if len({part.shape for part in parts}) < 2:
+        return torch.stack(list(parts))
+    found = parts[0].new_zeros(len(parts), max(map(len, parts)), *parts[0].shape[1:])
+    for row, part in enumerate(parts):
+        found[row, : len(part)] = part
+    return found
