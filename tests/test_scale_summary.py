@@ -45,6 +45,7 @@ def test_means_of_classes(by, results):
         assert torch.allclose(found.size[i].double(), own.abs().mean(0), atol=1e-6)
         assert torch.allclose(found.features[i].double(), results[0:37].features[0][groups == group].mean(0), atol=1e-6)
     assert isinstance(found.draw(), matplotlib.figure.Figure)
+    assert found.draw()._repr_png_().startswith(b"\x89PNG")  # a notebook shows it
 
 
 def test_means_of_all_and_another_word(results):
@@ -88,6 +89,7 @@ def test_pictures_of_classes_are_drawn(tmp_path):
     found = results.means("label")
     assert found.signed.shape == (10, 3, 8, 8)
     assert isinstance(found.draw(), matplotlib.figure.Figure)
+    assert found.draw()._repr_png_().startswith(b"\x89PNG")  # a notebook shows it
     (told,) = results.top_features(1).values()
     assert told[0][0].startswith("(")
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..show.colour import colour_bar, palette
+from ..show.frame import Picture
 from ..show.heat import Panel, draw_heat
 from ..show.scale import Array, array_of, scaled
 
@@ -36,7 +37,7 @@ def maps_of(means: Means) -> Figure:
     pictures = None if means.features is None else [_picture(array_of(f)) for f in means.features]
     down = -(-len(means.names) // ACROSS)
     across, each = min(ACROSS, len(means.names)), 1 if pictures is None else 2
-    figure = Figure(figsize=(across * TILE + 1.0, down * (each * TILE + 0.35) + 0.55))
+    figure = Picture(figsize=(across * TILE + 1.0, down * (each * TILE + 0.35) + 0.55))
     tall = figure.get_size_inches()[1]
     # A thin row of nothing parts the classes of one row from those of the next.
     ratios = [ratio for _ in range(down) for ratio in (*[1.0] * each, 0.3)][:-1]

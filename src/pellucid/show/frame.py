@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from .numbers import literal
 
-__all__ = ["MARGIN", "Sheet", "sheet"]
+__all__ = ["MARGIN", "Picture", "Sheet", "sheet"]
 
 MARGIN = 0.12
 FIRST, LINE = 0.24, 0.17
