@@ -409,6 +409,28 @@ def test_the_exported_file_opens_from_disk_without_a_network(look, visit, tmp_pa
     assert "does not hold that explanation" in still.locator(".p-card .p-error").first.inner_text()
 
 
+def test_a_late_error_does_not_cover_what_was_chosen_meanwhile(table, visit):
+    """The answer to a link's broken example comes after that to the example that was clicked."""
+    page = visit("about:blank")
+    late = {}
+
+    def hold(route):
+        if '"index":99999' in (route.request.post_data or ""):
+            late["route"] = route
+        else:
+            route.continue_()
+
+    page.route("**/api/sample", hold)
+    page.goto(f"{table[1].url}&example=99999")
+    page.locator(".p-item").first.click()
+    explained(page)
+    with page.expect_response("**/api/sample"):
+        late["route"].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator(".p-error").count() == 0
+    assert page.locator(".p-health").count() == 1
+
+
 def test_a_link_brings_back_what_was_seen_and_a_broken_one_does_no_harm(table, visit):
     _, serving = table
     page = explained(visit(serving.url))

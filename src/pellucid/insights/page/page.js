@@ -631,6 +631,7 @@ class App {
     this.giveUps = [];
     this.letters = true;
     this.listing = 0;
+    this.showing = 0;
   }
 
   async open() {
@@ -932,7 +933,7 @@ class App {
   // --------------------------------------------------------------------------------------------------- one example
 
   async show() {
-    const { state } = this, panel = this.panels.example, index = state.sample;
+    const { state } = this, panel = this.panels.example, index = state.sample, turn = ++this.showing;
     this.giveUps.splice(0).forEach((giveUp) => giveUp());
     this.remember();
     if (index === null) return panel.replaceChildren(h("p", { class: "p-note" }, "There is no example to show."));
@@ -940,9 +941,10 @@ class App {
     try {
       sample = await this.transport.ask("sample", { index, edit: state.edit });
     } catch (error) {
-      return panel.replaceChildren(complaint(error, () => this.show()));
+      if (turn === this.showing) panel.replaceChildren(complaint(error, () => this.show()));
+      return undefined;
     }
-    if (index !== state.sample) return undefined;
+    if (turn !== this.showing) return undefined;
     this.sample = sample;
     const label = sample.labelName ? h("span", {}, "labelled ", h("strong", {}, sample.labelName)) : h("span", { class: "p-note" }, "without label");
     const head = h("div", { class: "p-row p-middle" }, h("h2", {}, `Example ${index}${Object.keys(state.edit).length ? ", edited" : ""}`), label, button("Previous", () => this.step(-1), { "aria-label": "Previous example" }), button("Next", () => this.step(1), { "aria-label": "Next example" }));
